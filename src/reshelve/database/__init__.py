@@ -1,0 +1,1 @@
+"""PostgreSQL: the embedded server, the pools, the revisions of the schema."""

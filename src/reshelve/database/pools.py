@@ -1,0 +1,86 @@
+"""Connections: a pool for the service's role, one for the schema's owner, and single ones that outlive requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from pgvector.psycopg import register_vector_async  # pyright: ignore[reportUnknownVariableType]
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from reshelve.errors import DatabaseUnavailable
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+SCHEMA = "reshelve"
+_OPTIONS = f"-c search_path={SCHEMA},public -c hnsw.iterative_scan=strict_order -c application_name=reshelve"
+
+
+class Database:
+    """An open database. Connections are in autocommit; a transaction is opened where one is meant."""
+
+    def __init__(self, *, owner: str, service: str, pool_size: int, ef_search: int) -> None:
+        self.owner_address = owner
+        self._options = f"{_OPTIONS} -c hnsw.ef_search={ef_search}"
+        self._owner = self._pool(owner, size=4)
+        self._service = self._pool(service, size=pool_size)
+
+    def _pool(self, address: str, *, size: int) -> AsyncConnectionPool[Connection]:
+        return AsyncConnectionPool(
+            address,
+            min_size=1,
+            max_size=size,
+            open=False,
+            timeout=20,
+            max_idle=60,
+            kwargs={"autocommit": True, "options": self._options},
+            configure=register_vector_async,
+            check=AsyncConnectionPool.check_connection,
+        )
+
+    async def open(self) -> None:
+        try:
+            await self._owner.open(wait=True)
+            await self._service.open(wait=True)
+        except PoolTimeout as error:
+            await self.close()
+            raise DatabaseUnavailable(
+                "the database does not answer",
+                advice="Check `rag.database.url`, or start the embedded one: reshelve up.",
+            ) from error
+
+    async def close(self) -> None:
+        await self._service.close()
+        await self._owner.close()
+
+    @asynccontextmanager
+    async def service(self) -> AsyncGenerator[Connection]:
+        """A connection of least privilege: reads and writes rows, changes no table."""
+        async with _borrowed(self._service) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def owner(self) -> AsyncGenerator[Connection]:
+        """A connection that may create and drop tables."""
+        async with _borrowed(self._owner) as connection:
+            yield connection
+
+    async def dedicated(self) -> Connection:
+        """A connection outside the pools, for what lasts longer than a request: locks, index builds."""
+        try:
+            return await psycopg.AsyncConnection.connect(self.owner_address, autocommit=True, options=self._options)
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailable(f"the database does not answer: {error}") from error
+
+
+@asynccontextmanager
+async def _borrowed(pool: AsyncConnectionPool[Connection]) -> AsyncGenerator[Connection]:
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except PoolTimeout as error:
+        raise DatabaseUnavailable("no database connection became free in time") from error
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"the database failed: {str(error).strip()}") from error

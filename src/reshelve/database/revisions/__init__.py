@@ -1,0 +1,1 @@
+"""Alembic revisions of this program's own schema."""

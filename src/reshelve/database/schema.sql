@@ -1,0 +1,241 @@
+-- The declared schema. The revisions together must equal it; a test compares the two.
+
+CREATE TABLE collections (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE documents (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES collections,
+    tenant text NOT NULL DEFAULT '',
+    external_id text NOT NULL,
+    title text NOT NULL DEFAULT '',
+    content text NOT NULL,
+    format text NOT NULL DEFAULT 'text',
+    metadata jsonb NOT NULL DEFAULT '{}',
+    content_hash uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (collection_id, tenant, external_id)
+);
+
+-- One way of cutting a collection's documents. While live, every ingest cuts its documents this way too.
+CREATE TABLE chunkings (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES collections,
+    fingerprint text NOT NULL,
+    strategy text NOT NULL,
+    chunk_size integer NOT NULL,
+    max_chunk_size integer NOT NULL,
+    overlap integer NOT NULL,
+    tokenizer text NOT NULL,
+    live boolean NOT NULL DEFAULT true,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (collection_id, fingerprint)
+);
+
+-- Immutable and content-addressed: a changed text is another chunk. Only the place in the document may move.
+CREATE TABLE chunks (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    document_id bigint NOT NULL REFERENCES documents ON DELETE CASCADE,
+    chunking_id integer NOT NULL REFERENCES chunkings,
+    content text NOT NULL,
+    content_hash uuid NOT NULL,
+    token_count integer NOT NULL,
+    ordinal integer NOT NULL,
+    start_char integer NOT NULL,
+    end_char integer NOT NULL,
+    UNIQUE (document_id, chunking_id, content_hash)
+);
+CREATE INDEX chunks_by_chunking ON chunks (chunking_id, id);
+CREATE INDEX chunks_by_content_hash ON chunks (content_hash);
+
+CREATE TABLE embedding_models (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    model_name text NOT NULL,
+    provider text NOT NULL,
+    dimension integer NOT NULL,
+    fingerprint text NOT NULL UNIQUE,
+    definition jsonb NOT NULL,
+    location text NOT NULL DEFAULT '',
+    price_per_million_tokens double precision NOT NULL DEFAULT 0,
+    canary bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE indexes (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES collections,
+    chunking_id integer NOT NULL REFERENCES chunkings,
+    model_id integer NOT NULL REFERENCES embedding_models,
+    backend text NOT NULL,
+    metric text NOT NULL,
+    m integer NOT NULL,
+    ef_construction integer NOT NULL,
+    state text NOT NULL DEFAULT 'filling' CHECK (state IN ('filling', 'ready', 'dropped')),
+    -- Transactions below this one may have written chunks without the index being known.
+    registered_xid xid8,
+    -- The backfill's cursors; NULL when there is nothing more to divide.
+    next_document bigint DEFAULT 0,
+    next_chunk bigint DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    dropped_at timestamptz
+);
+CREATE UNIQUE INDEX indexes_once ON indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction)
+    WHERE state <> 'dropped';
+
+CREATE TABLE routes (
+    collection_id integer PRIMARY KEY REFERENCES collections,
+    serving_index_id integer NOT NULL REFERENCES indexes,
+    epoch bigint NOT NULL DEFAULT 1,
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What changed, appended by the triggers below in the changing transaction.
+CREATE TABLE outbox (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    chunking_id integer,
+    chunk_id bigint,
+    kind text NOT NULL CHECK (kind IN ('added', 'removed', 'truncated')),
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The same events, once for each live index that has to hear of them.
+CREATE TABLE index_queue (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_id integer NOT NULL REFERENCES indexes,
+    chunk_id bigint,
+    kind text NOT NULL CHECK (kind IN ('added', 'removed', 'truncated')),
+    xid xid8 NOT NULL,
+    at timestamptz NOT NULL,
+    lease bigint,
+    leased_until timestamptz,
+    attempts integer NOT NULL DEFAULT 0,
+    refusal text
+) WITH (fillfactor = 70);
+CREATE INDEX index_queue_by_index ON index_queue (index_id, id);
+
+CREATE SEQUENCE leases;
+
+-- What was there before an index was registered, divided. `kind` says whether lo..hi are chunks to embed or
+-- documents to cut.
+CREATE TABLE backfill_ranges (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_id integer NOT NULL REFERENCES indexes,
+    kind text NOT NULL CHECK (kind IN ('documents', 'chunks')),
+    lo bigint NOT NULL,
+    hi bigint NOT NULL,
+    rows integer NOT NULL,
+    lease bigint,
+    leased_until timestamptz,
+    attempts integer NOT NULL DEFAULT 0,
+    done_at timestamptz
+);
+CREATE INDEX backfill_ranges_open ON backfill_ranges (index_id, id) WHERE done_at IS NULL;
+
+-- What an index outside PostgreSQL holds.
+CREATE TABLE ledger (
+    index_id integer NOT NULL REFERENCES indexes,
+    chunk_id bigint NOT NULL,
+    content_hash uuid NOT NULL,
+    PRIMARY KEY (index_id, chunk_id)
+);
+
+-- Vectors that were paid for and that no index holds: not yet, or no more.
+CREATE TABLE spare_vectors (
+    fingerprint text NOT NULL,
+    content_hash uuid NOT NULL,
+    embedding bytea NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (fingerprint, content_hash)
+);
+
+CREATE TABLE migrations (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES collections,
+    tenant text NOT NULL DEFAULT '',
+    state text NOT NULL DEFAULT 'planned',
+    resume_state text,
+    source_index_id integer NOT NULL REFERENCES indexes,
+    target_index_id integer REFERENCES indexes,
+    target jsonb NOT NULL,
+    plan jsonb NOT NULL,
+    engine_version integer NOT NULL,
+    budget_usd double precision,
+    max_rate double precision,
+    embedded_rows bigint NOT NULL DEFAULT 0,
+    reused_rows bigint NOT NULL DEFAULT 0,
+    embedded_tokens bigint NOT NULL DEFAULT 0,
+    spent_usd double precision NOT NULL DEFAULT 0,
+    verification jsonb,
+    reason text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    soaking_since timestamptz,
+    cleaned_at timestamptz
+);
+CREATE UNIQUE INDEX migrations_one_active ON migrations (collection_id, tenant)
+    WHERE state NOT IN ('completed', 'rolled_back');
+
+CREATE TABLE migration_journal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    migration_id integer NOT NULL REFERENCES migrations,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    event text NOT NULL,
+    before text,
+    after text,
+    facts jsonb NOT NULL DEFAULT '{}'
+);
+
+CREATE VIEW embedding_migration_status AS
+SELECT m.id, c.name AS collection, m.state, sm.model_name AS from_model, tm.model_name AS to_model,
+       m.embedded_rows, m.reused_rows, m.spent_usd, m.reason, m.created_at, m.changed_at
+FROM migrations m
+JOIN collections c ON c.id = m.collection_id
+JOIN indexes s ON s.id = m.source_index_id
+JOIN embedding_models sm ON sm.id = s.model_id
+LEFT JOIN indexes t ON t.id = m.target_index_id
+LEFT JOIN embedding_models tm ON tm.id = t.model_id;
+
+CREATE FUNCTION chunks_added() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO reshelve.outbox (chunking_id, chunk_id, kind) SELECT chunking_id, id, 'added' FROM added;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION chunks_removed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO reshelve.outbox (chunking_id, chunk_id, kind) SELECT chunking_id, id, 'removed' FROM removed;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION chunks_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO reshelve.outbox (kind) VALUES ('truncated');
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION chunks_are_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (NEW.id, NEW.document_id, NEW.chunking_id, NEW.content_hash, NEW.content)
+        IS DISTINCT FROM (OLD.id, OLD.document_id, OLD.chunking_id, OLD.content_hash, OLD.content) THEN
+        RAISE EXCEPTION 'chunks are immutable: delete chunk % and insert another', OLD.id;
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER chunks_added AFTER INSERT ON chunks REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION chunks_added();
+CREATE TRIGGER chunks_removed AFTER DELETE ON chunks REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION chunks_removed();
+CREATE TRIGGER chunks_truncated AFTER TRUNCATE ON chunks
+    FOR EACH STATEMENT EXECUTE FUNCTION chunks_truncated();
+CREATE TRIGGER chunks_are_immutable BEFORE UPDATE ON chunks
+    FOR EACH ROW EXECUTE FUNCTION chunks_are_immutable();
+ALTER TABLE chunks ENABLE ALWAYS TRIGGER chunks_added;
+ALTER TABLE chunks ENABLE ALWAYS TRIGGER chunks_removed;
+ALTER TABLE chunks ENABLE ALWAYS TRIGGER chunks_truncated;
+ALTER TABLE chunks ENABLE ALWAYS TRIGGER chunks_are_immutable;

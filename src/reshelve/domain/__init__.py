@@ -1,0 +1,1 @@
+"""Rules without I/O: no await, no database, no clock."""
