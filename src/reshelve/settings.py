@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -144,10 +144,14 @@ def parse_settings(text: str, *, source: Path) -> Settings:
             f"{source}, line {_line_of(text, unknown[0])}: unknown table [{unknown[0]}]",
             advice="Every setting stands under [rag], for example [rag.embedding].",
         )
-    values: dict[str, Any] = document.get("rag", {})
+    values: Any = document.get("rag", {})
+    if not isinstance(values, dict):
+        raise SettingsError(f"{source}, line {_line_of(text, 'rag')}: rag must be a table: [rag]")
+    values = cast("dict[str, Any]", values)
     url = os.environ.get("RESHELVE_DATABASE_URL")
-    if url:
-        values = {**values, "database": {**values.get("database", {}), "url": url}}
+    database: Any = values.get("database", {})
+    if url and isinstance(database, dict):
+        values = {**values, "database": {**cast("dict[str, Any]", database), "url": url}}
     try:
         settings = Settings.model_validate(_secrets_wrapped(values))
     except ValidationError as error:
@@ -181,10 +185,10 @@ def _explained(error: ValidationError, text: str, source: Path) -> SettingsError
         return SettingsError(f"{where}: {name}: {reason}")
     near = difflib.get_close_matches(key, _known_keys(place[:-1]), n=1, cutoff=0.5)
     elsewhere = [".".join(["rag", *found]) for found in _all_keys() if found[-1] == key]
-    if near:
-        advice = f"Did you mean {'.'.join(['rag', *place[:-1], near[0]])}?"
-    elif elsewhere:
+    if elsewhere:
         advice = f"Did you mean {elsewhere[0]}?"
+    elif near:
+        advice = f"Did you mean {'.'.join(['rag', *place[:-1], near[0]])}?"
     else:
         advice = f"Known here: {', '.join(_known_keys(place[:-1]))}."
     return SettingsError(f"{where}: unknown setting {name}", advice=advice)

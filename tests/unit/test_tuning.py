@@ -15,7 +15,7 @@ from reshelve.database.tuning import (
 
 
 def tuned(*, cores: int, memory: int, shm: int | None = 64 * GIB) -> dict[str, str]:
-    return tuned_settings(Machine(cores=cores, memory_bytes=memory, shared_memory_bytes=shm), lz4=False)
+    return tuned_settings(Machine(cores=cores, memory_bytes=memory, shared_memory_bytes=shm), lz4=False, syncfs=False)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_small_dev_shm_is_not_used_for_the_graph_of_a_build(shm: int | None, k
 
 
 def test_durability_is_never_traded() -> None:
-    settings = tuned_settings(Machine(cores=2, memory_bytes=4 * GIB, shared_memory_bytes=None), lz4=True)
+    settings = tuned_settings(Machine(cores=2, memory_bytes=4 * GIB, shared_memory_bytes=None), lz4=True, syncfs=True)
     assert settings["synchronous_commit"] == "on"
     assert settings["wal_level"] == "replica"
     assert settings["wal_compression"] == "lz4"

@@ -10,6 +10,7 @@ It listens on no network. Nothing outside the directory is changed, except for t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -89,9 +90,15 @@ def _usable(directory: Path) -> Generator[Path]:
     try:
         yield directory.expanduser().resolve()
     except OSError as error:
+        advice = "Set database.directory in rag.toml to a folder of your own on a local disk."
+        if os.geteuid() == 0 and error.errno in (errno.EPERM, errno.EINVAL):
+            advice = (
+                "Root may not give files to another account here (a container without CAP_CHOWN, a user namespace, "
+                "or a network disk), and PostgreSQL does not run as root: run as an ordinary user."
+            )
         raise DatabaseUnsuitable(
             f"The embedded PostgreSQL cannot be used in {directory}: {error}",
-            advice=f"Set database.directory in rag.toml to a folder on a local disk. {EXTERNAL_SERVER_ADVICE}",
+            advice=f"{advice} {EXTERNAL_SERVER_ADVICE}",
         ) from error
 
 

@@ -44,11 +44,12 @@ ALTER DATABASE {DATABASE} SET search_path = reshelve, public;
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """One PostgreSQL of the wheel: its major version and whether it can compress with LZ4."""
+    """One PostgreSQL of the wheel: its major version, and what it was built with."""
 
     root: Path
     major: int
     lz4: bool
+    syncfs: bool
 
     def program(self, name: str) -> str:
         return str(self.root / "bin" / name)
@@ -89,10 +90,9 @@ def _installations() -> list[Installation]:
         header = root / "include" / "pg_config.h"
         if not (root / "bin" / "postgres").is_file() or not header.is_file():
             continue
-        text = header.read_text()
-        major = re.search(r'^#define PG_MAJORVERSION "(\d+)"', text, re.MULTILINE)
-        if major is not None:
-            found.append(Installation(root=root, major=int(major[1]), lz4="\n#define USE_LZ4 1" in text))
+        built = dict(re.findall(r"^#define (\w+) (.*)$", header.read_text(), re.MULTILINE))
+        major = int(built["PG_MAJORVERSION"].strip('"'))
+        found.append(Installation(root=root, major=major, lz4="USE_LZ4" in built, syncfs="HAVE_SYNCFS" in built))
     return found
 
 
@@ -174,7 +174,7 @@ def write_configuration(data: Path, *, using: Installation, account: Account) ->
     """
     names = {account_name(uid) for uid in (0, account.uid, os.geteuid())}
     users = "".join(f'reshelve "{name}" {role}\n' for name in sorted(filter(None, names)) for role in (OWNER, SERVICE))
-    settings = tuned_settings(this_machine(), lz4=using.lz4)
+    settings = tuned_settings(this_machine(), lz4=using.lz4, syncfs=using.syncfs)
     header = "# Written at each start of the server. Your own settings go into postgresql.conf, below the include.\n"
     with opened_folder(data) as folder:
         if os.fstat(folder).st_uid != account.uid:

@@ -20,8 +20,8 @@ class Machine:
     shared_memory_bytes: int | None
 
 
-def tuned_settings(machine: Machine, *, lz4: bool) -> dict[str, str]:
-    """Name and value of each setting; `lz4` says whether the server was built with it.
+def tuned_settings(machine: Machine, *, lz4: bool, syncfs: bool) -> dict[str, str]:
+    """Name and value of each setting; `lz4` and `syncfs` say whether the server was built with them.
 
     A parallel HNSW build keeps its graph, of up to maintenance_work_mem, in dynamic shared memory. Where /dev/shm
     (64 MB in a default container) cannot hold that, the segments become mapped files in the data directory.
@@ -44,6 +44,8 @@ def tuned_settings(machine: Machine, *, lz4: bool) -> dict[str, str]:
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
         "synchronous_commit": "on",
+        # recovery would else open and sync every file one by one before it begins
+        "recovery_init_sync_method": "syncfs" if syncfs else "fsync",
         "random_page_cost": "1.1",
         "jit": "off",
         "client_connection_check_interval": "1s",

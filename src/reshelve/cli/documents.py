@@ -1,0 +1,167 @@
+"""`ingest` and `delete`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reshelve.cli.options import JsonOption, TenantOption
+from reshelve.cli.session import FAILED, OK, Answer, Session, perform
+from reshelve.cli.words import counted, one_line
+from reshelve.errors import DocumentRefused
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from reshelve.cli.progress import Progress
+    from reshelve.corpus.ingest import IngestReport
+    from reshelve.domain.documents import Document
+    from reshelve.library import Library
+
+_SHOWN_REFUSALS = 20
+_LOOK_SECONDS = 0.5
+_AGAIN = "What was read so far is stored. Run the same ingest again: only what is missing is taken in."
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(ingest)
+    app.command()(delete)
+
+
+def ingest(
+    context: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files or folders; - is standard input.")],
+    tenant: TenantOption = "",
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="text, markdown or jsonl. Default: by the file's name."),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once stored, before searches find it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add, change or leave documents, by their ids. What cannot be taken is named by its line, and stops nothing."""
+
+    async def work(session: Session) -> Answer:
+        sources = [(path, _opened(path, format)) for path in paths]
+        async with session.library(worker=not no_wait) as library:
+            with session.progress() as progress:
+                report = await library.ingest(
+                    _located(sources), tenant=tenant, wait=False, on_progress=lambda now: _tell(progress, now)
+                )
+                if not no_wait:
+                    await _searchable(library, progress)
+        return _answer(report)
+
+    perform(context, work, as_json=as_json, after_ctrl_c=_AGAIN)
+
+
+def _opened(path: Path, format: str | None) -> Iterator[Document | DocumentRefused]:
+    """Raises InputError for a path that is not there, before anything is written."""
+    from reshelve.corpus.readers import read_documents
+
+    if str(path) == "-":
+        return read_documents(Path("/dev/stdin"), format=format or "jsonl")
+    return read_documents(path, format=format)
+
+
+def _located(
+    sources: Sequence[tuple[Path, Iterator[Document | DocumentRefused]]],
+) -> Iterator[Document | DocumentRefused]:
+    """All of them one after the other; each refusal says where in which file it is."""
+    for path, documents in sources:
+        for document in documents:
+            yield _with_place(path, document) if isinstance(document, DocumentRefused) else document
+
+
+def _with_place(path: Path, refused: DocumentRefused) -> DocumentRefused:
+    place, reason = str(path), refused.message
+    if path.is_dir():
+        # A folder's refusals begin with the file's name below it.
+        name, _, rest = refused.message.partition(": ")
+        place, reason = (str(path / name), rest) if rest else (str(path), refused.message)
+    line = f":{refused.line}" if refused.line is not None else ""
+    return DocumentRefused(f"{place}{line}: {reason}", line=refused.line, advice=refused.advice)
+
+
+def _tell(progress: Progress, report: IngestReport) -> None:
+    progress.show(
+        "reading", doing=counted(report.chunks_added, "new chunk"), done=report.seen, total=None, unit="documents"
+    )
+
+
+async def _searchable(library: Library, progress: Progress) -> None:
+    """Until searches find all that is stored, also what an earlier, interrupted ingest left behind."""
+    from reshelve.database.catalog import get_route
+    from reshelve.indexing.draining import wait_for_write
+    from reshelve.indexing.outbox import lag, snapshot_xmax
+
+    async with library.backends.database.service() as connection:
+        route = await get_route(connection, library.settings.collection)
+        latest = await snapshot_xmax(connection)
+    waiting = asyncio.create_task(
+        wait_for_write(library.backends, collection_id=route.collection_id, xid=latest, timeout_seconds=math.inf)
+    )
+    most = 0
+    try:
+        while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
+            async with library.backends.database.service() as connection:
+                behind = (await lag(connection, route.serving.id)).changes
+            most = max(most, behind)
+            progress.show("embedding", done=most - behind, total=most, unit="changes")
+    finally:
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    await waiting
+
+
+def _answer(report: IngestReport) -> Answer:
+    document = {
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "chunks_added": report.chunks_added,
+        "chunks_removed": report.chunks_removed,
+        "refused_count": report.refused_count,
+        "refused": report.refused,
+    }
+    all_refused = report.refused_count > 0 and report.refused_count == report.seen
+    return Answer(document=document, lines=list(_lines(report)), code=FAILED if all_refused else OK)
+
+
+def _lines(report: IngestReport) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    for refused in report.refused[:_SHOWN_REFUSALS]:
+        named = f"{refused.external_id}: " if refused.external_id is not None else ""
+        yield Text("refused: " + one_line(named + refused.reason), "yellow")
+    more = report.refused_count - _SHOWN_REFUSALS
+    if more > 0:
+        yield Text(f"refused: {more:,} more", "yellow")
+    yield (
+        f"{report.added:,} added, {report.updated:,} updated, {report.unchanged:,} unchanged, "
+        f"{report.refused_count:,} refused; {report.chunks_added:,} chunks added, {report.chunks_removed:,} removed"
+    )
+
+
+def delete(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The documents' external ids.")],
+    tenant: TenantOption = "",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return before the indexes let go of them.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete documents by their external ids."""
+
+    async def work(session: Session) -> Answer:
+        async with session.library(worker=not no_wait) as library:
+            deleted = await library.delete(ids, tenant=tenant, wait=not no_wait)
+        unknown = len(set(ids)) - deleted
+        said = f"{counted(deleted, 'document')} deleted" + (f"; {unknown:,} not found" if unknown else "")
+        return Answer(document={"deleted": deleted, "not_found": unknown}, lines=[said])
+
+    perform(context, work, as_json=as_json)

@@ -1,0 +1,17 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
+TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose documents. Default: nobody's.")]
+IndexOption = Annotated[
+    int | None, typer.Option("--index", metavar="ID", help="One index (see `reshelve status`) instead of the route's.")
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option("--budget-usd", metavar="USD", help="Pause before the migration has spent more than this."),
+]

@@ -1,0 +1,125 @@
+"""`search` and `models`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reshelve.cli.options import IndexOption, JsonOption, TenantOption
+from reshelve.cli.session import Answer, Session, perform
+from reshelve.cli.words import counted, one_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from reshelve.retrieval.search import Result, SearchResponse
+
+_SNIPPET_CHARACTERS = 240
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(search)
+    app.command()(models)
+
+
+def search(
+    context: typer.Context,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many results.")] = 10,
+    tenant: TenantOption = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where", metavar="KEY=VALUE", help="Only documents with this metadata; VALUE is JSON or text. Repeatable."
+        ),
+    ] = None,
+    index: IndexOption = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, past the HNSW graph.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the collection."""
+    metadata = _metadata(where or [])
+
+    async def work(session: Session) -> Answer:
+        async with session.library() as library:
+            found = await library.search(query, top_k=top_k, tenant=tenant, metadata=metadata, index=index, exact=exact)
+        return Answer(document=found.as_dict(), lines=list(_results(found)))
+
+    perform(context, work, as_json=as_json)
+
+
+def _metadata(where: Sequence[str]) -> dict[str, Any] | None:
+    wanted: dict[str, Any] = {}
+    for condition in where:
+        key, equals, value = condition.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{condition!r} is not KEY=VALUE", param_hint="--where")
+        if key in wanted:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--where")
+        wanted[key] = _value(value)
+    return wanted or None
+
+
+def _value(text: str) -> Any:
+    """JSON if it is JSON, else the text itself. NaN and Infinity are no JSON."""
+    try:
+        return json.loads(text, parse_constant=lambda name: name)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _results(found: SearchResponse) -> Iterator[RenderableType]:
+    for rank, result in enumerate(found.results, 1):
+        yield from _result(rank, result)
+    if not found.results:
+        yield "nothing found"
+    yield ""
+    yield _dim(
+        f"{counted(len(found.results), 'result')} from index {found.index} ({one_line(found.model)}) · "
+        f"embed {found.embed_ms:.1f} ms, search {found.search_ms:.1f} ms"
+    )
+
+
+def _result(rank: int, result: Result) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    yield Text.assemble(
+        (f"{rank:>3}. ", "dim"),
+        (one_line(result.title or result.document_id), "bold"),
+        (f"  {result.score:.4f}  {one_line(result.document_id)} [{result.start}:{result.end}]", "dim"),
+    )
+    yield Text("     " + one_line(result.content, most=_SNIPPET_CHARACTERS))
+
+
+def _dim(text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(text, "dim")
+
+
+def models(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the registered embedding models."""
+    perform(context, _models, as_json=as_json)
+
+
+async def _models(session: Session) -> Answer:
+    from rich import box
+    from rich.table import Table
+
+    async with session.library() as library:
+        known = await library.models()
+    table = Table("model", "provider", "dimension", "$/M tokens", "indexes", "fingerprint", box=box.SIMPLE_HEAD)
+    for model in known:
+        table.add_row(
+            one_line(model["model"]),
+            model["provider"],
+            f"{model['dimension']:,}",
+            f"{model['price_per_million_tokens']:g}",
+            str(model["indexes"]),
+            model["fingerprint"],
+        )
+    nothing = "no model is registered yet: the first `reshelve ingest` does that"
+    return Answer(document={"models": known}, lines=[table if known else nothing])

@@ -1,0 +1,1 @@
+"""The demonstration: a live collection moves to another model, and proves it."""

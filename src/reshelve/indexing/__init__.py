@@ -1,0 +1,1 @@
+"""Keeps every live index true to the corpus: outbox, leases, apply, drain, sweep, comparison."""

@@ -1,0 +1,85 @@
+"""Waiting for an index: until one's own write is in, or until everything before a barrier is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reshelve.backends import Backends
+from reshelve.database.catalog import live_indexes
+from reshelve.domain.indexes import Index, IndexState
+from reshelve.errors import DatabaseUnavailable, LeaseLost
+from reshelve.indexing.feeding import feed_once
+from reshelve.indexing.outbox import has_pending_of, long_transactions, older_than, pending, snapshot_xmax
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """`barrier` is the transaction id below which everything is in; `changes` were taken in by this call itself."""
+
+    barrier: int
+    changes: int
+    seconds: float
+
+
+async def drain(backends: Backends, indexes: Sequence[Index], *, timeout_seconds: float | None = None) -> Drained:
+    """Until everything that was written before this call is in every one of the indexes.
+
+    Works itself, beside whatever feeder runs. Raises DatabaseUnavailable when an older transaction stays open, or the
+    indexes stay behind, beyond the timeout.
+    """
+    started = time.monotonic()
+    changes = 0
+    async with backends.database.service() as connection:
+        barrier = await snapshot_xmax(connection)
+    while True:
+        for index in indexes:
+            changes += await _feed(backends, index)
+        async with backends.database.service() as connection:
+            ended = await older_than(connection, barrier)
+            left = [await pending(connection, index.id, below_xid=barrier) for index in indexes]
+            if ended and not any(left):
+                return Drained(barrier=barrier, changes=changes, seconds=time.monotonic() - started)
+            if timeout_seconds is not None and time.monotonic() - started > timeout_seconds:
+                blockers = await long_transactions(connection, barrier)
+                raise DatabaseUnavailable(
+                    f"{sum(left):,} changes were not taken in within {timeout_seconds:g} s",
+                    advice="Open transactions: " + "; ".join(blockers) if blockers else "Try again.",
+                )
+        if not ended or any(left):
+            await asyncio.sleep(0.005)
+
+
+async def _feed(backends: Backends, index: Index) -> int:
+    taken = 0
+    while True:
+        try:
+            worked = await feed_once(backends, index)
+        except LeaseLost:
+            continue
+        taken += worked
+        if not worked:
+            return taken
+
+
+async def wait_for_write(backends: Backends, *, collection_id: int, xid: int, timeout_seconds: float = 300.0) -> None:
+    """Until the write of transaction `xid` is in every index that may answer. Somebody else does the feeding."""
+    deadline = time.monotonic() + timeout_seconds
+    pause = 0.002
+    while True:
+        async with backends.database.service() as connection:
+            ready = [
+                index for index in await live_indexes(connection, collection_id) if index.state is IndexState.READY
+            ]
+            open_for = [index.id for index in ready if await has_pending_of(connection, index.id, up_to_xid=xid)]
+        if not open_for:
+            return
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(
+                f"the write is stored, and was not yet taken in by index {open_for[0]} after {timeout_seconds:g} s",
+                advice="It is not lost: see reshelve status for the lag and its reason.",
+            )
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.05)

@@ -1,0 +1,182 @@
+"""Feeding: what the outbox says, applied to an index, batch by batch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import psycopg
+import structlog
+
+from reshelve.backends import Backends
+from reshelve.crash_points import crash_point
+from reshelve.database.catalog import live_indexes
+from reshelve.database.pools import Connection
+from reshelve.domain.indexes import Index
+from reshelve.errors import EmbeddingInvalid, EmbeddingRefused, LeaseLost, ReshelveError
+from reshelve.indexing.comparing import sweep_orphans
+from reshelve.indexing.leases import QueueItem, QueueLease, acknowledge_queue, claim_queue, held
+from reshelve.indexing.outbox import dispatch
+from reshelve.indexing.vectors import ChunkText, prepare
+from reshelve.indexing.writing import delete_entries, write_entries
+
+BATCH_CHANGES = 256
+PATIENCE = 3
+"""So often a batch may get an invalid answer before its texts are tried one by one."""
+_log = structlog.get_logger(__name__)
+
+
+async def feed_once(backends: Backends, index: Index) -> int:
+    """Take one batch of changes in; returns how many. Safe to run anywhere, any number of times at once."""
+    seconds = backends.settings.migration.lease_seconds
+    async with backends.database.service() as connection:
+        await dispatch(connection)
+        lease = await claim_queue(connection, index, limit=BATCH_CHANGES, seconds=seconds)
+    if lease is None:
+        return 0
+    async with held(backends.database, "index_queue", lease.epoch, seconds=seconds):
+        for kind in ("truncated", "removed", "added"):
+            items = [item for item in lease.items if item.kind == kind]
+            if items:
+                await _apply(backends, index, lease, kind, items)
+    return len(lease.items)
+
+
+async def _apply(backends: Backends, index: Index, lease: QueueLease, kind: str, items: list[QueueItem]) -> None:
+    async def acknowledge(connection: Connection) -> None:
+        await acknowledge_queue(connection, lease.epoch, [item.id for item in items])
+
+    match kind:
+        case "truncated":
+            await sweep_orphans(backends, index)
+            async with backends.database.service() as connection, connection.transaction():
+                await acknowledge(connection)
+        case "removed":
+            await delete_entries(backends, index, _chunk_ids(items), acknowledge)
+        case _:
+            await _add(backends, index, lease, items)
+
+
+def _chunk_ids(items: Sequence[QueueItem]) -> list[int]:
+    return [item.chunk_id for item in items if item.chunk_id is not None]
+
+
+async def _add(backends: Backends, index: Index, lease: QueueLease, items: list[QueueItem]) -> None:
+    """A text that the model refuses must not hold the others up: the batch is halved until it stands alone."""
+    async with backends.database.service() as connection:
+        chunks = await read_chunks(connection, _chunk_ids(items))
+    crash_point("apply.after_read")
+
+    async def acknowledge(connection: Connection) -> None:
+        await acknowledge_queue(connection, lease.epoch, [item.id for item in items])
+        await account(connection, index, embedded=0, reused=0, tokens=prepared.tokens)
+
+    try:
+        prepared = await prepare(backends, index, chunks)
+        await write_entries(backends, index, prepared, acknowledge)
+    except (EmbeddingRefused, EmbeddingInvalid) as error:
+        if isinstance(error, EmbeddingInvalid) and max(item.attempts for item in items) < PATIENCE:
+            raise
+        if len(items) == 1:
+            await _park(backends, lease, items[0], error)
+            return
+        half = len(items) // 2
+        await _add(backends, index, lease, items[:half])
+        await _add(backends, index, lease, items[half:])
+
+
+async def _park(backends: Backends, lease: QueueLease, item: QueueItem, error: ReshelveError) -> None:
+    _log.warning("chunk refused by the model", chunk=item.chunk_id, reason=error.message)
+    async with backends.database.service() as connection:
+        await connection.execute(
+            "UPDATE index_queue SET refusal = %s, lease = NULL WHERE id = %s AND lease = %s",
+            (error.message, item.id, lease.epoch),
+        )
+
+
+async def read_chunks(connection: Connection, chunk_ids: Sequence[int]) -> list[ChunkText]:
+    """Those of the chunks that still live."""
+    cursor = await connection.execute(
+        "SELECT id, content_hash, content FROM chunks WHERE id = ANY(%s) ORDER BY id", (list(chunk_ids),)
+    )
+    return [ChunkText(*row) for row in await cursor.fetchall()]
+
+
+async def account(connection: Connection, index: Index, *, embedded: int, reused: int, tokens: int) -> None:
+    """What the migration towards this index has done and spent. `embedded` and `reused` count the backfill's rows."""
+    if not (embedded or reused or tokens):
+        return
+    await connection.execute(
+        """
+        UPDATE migrations SET embedded_rows = embedded_rows + %s, reused_rows = reused_rows + %s,
+            embedded_tokens = embedded_tokens + %s, spent_usd = spent_usd + %s
+        WHERE target_index_id = %s AND state NOT IN ('completed', 'rolled_back')
+        """,
+        (embedded, reused, tokens, index.model.cost_usd(tokens), index.id),
+    )
+
+
+class Feeder:
+    """Feeds every live index for as long as it runs: one task an index, so that a slow one holds no other up."""
+
+    def __init__(self, backends: Backends, *, poll_seconds: float = 0.1) -> None:
+        self._backends = backends
+        self._poll_seconds = poll_seconds
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._wake: dict[int, asyncio.Event] = {}
+        self._supervisor: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._supervisor is None:
+            self._supervisor = asyncio.create_task(self._supervise())
+
+    def wake(self) -> None:
+        """There is something to do: do not wait for the next look."""
+        for event in self._wake.values():
+            event.set()
+
+    async def stop(self) -> None:
+        """Ends at once; a batch in flight gives its lease back."""
+        tasks = [task for task in (self._supervisor, *self._tasks.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._supervisor = None
+        self._tasks.clear()
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                async with self._backends.database.service() as connection:
+                    live = {index.id: index for index in await live_indexes(connection)}
+                for index_id in set(self._tasks) - set(live):
+                    self._tasks.pop(index_id).cancel()
+                for index_id, index in live.items():
+                    if index_id not in self._tasks:
+                        self._wake[index_id] = asyncio.Event()
+                        self._tasks[index_id] = asyncio.create_task(self._feed(index))
+            except (ReshelveError, psycopg.Error) as error:
+                _log.warning("the feeder cannot see the indexes", error=str(error))
+            await asyncio.sleep(0.5)
+
+    async def _feed(self, index: Index) -> None:
+        failures = 0
+        while True:
+            try:
+                worked = await feed_once(self._backends, index)
+                failures = 0
+            except LeaseLost:
+                worked = 1
+            except (ReshelveError, psycopg.Error) as error:
+                failures += 1
+                _log.warning("feeding failed, and is tried again", index=index.id, error=str(error), times=failures)
+                await asyncio.sleep(min(0.2 * 2**failures, 30))
+                continue
+            if not worked:
+                event = self._wake[index.id]
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), self._poll_seconds)
+                event.clear()

@@ -1,0 +1,71 @@
+"""Writing entries and taking them away, so that a store inside PostgreSQL and one outside end the same."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from reshelve.backends import Backends
+from reshelve.crash_points import crash_point
+from reshelve.database.pools import Connection
+from reshelve.domain.indexes import Index
+from reshelve.indexing.vectors import Prepared, forget_spare, keep_spare
+
+Acknowledge = Callable[[Connection], Awaitable[None]]
+"""Marks the work as done inside the given transaction. Raises LeaseLost, which takes everything back."""
+
+
+async def write_entries(backends: Backends, index: Index, prepared: Prepared, acknowledge: Acknowledge) -> int:
+    """Write, then acknowledge, in one transaction; a store outside PostgreSQL is written before. Returns rows added."""
+    store = backends.stores.of(index)
+    entries = prepared.entries
+    written = 0
+    async with backends.database.service() as connection:
+        if not store.transactional:
+            written = await store.write(connection, index, entries)
+            crash_point("apply.after_target_write")
+        async with connection.transaction():
+            if store.transactional:
+                written = await store.write(connection, index, entries)
+                crash_point("apply.after_target_write")
+            else:
+                await _enter_in_ledger(connection, index, prepared)
+            if prepared.embedded:
+                await forget_spare(connection, index, entries.content_hashes)
+            await acknowledge(connection)
+            crash_point("apply.before_commit")
+        crash_point("apply.after_commit")
+    return written
+
+
+async def _enter_in_ledger(connection: Connection, index: Index, prepared: Prepared) -> None:
+    await connection.execute(
+        "INSERT INTO ledger (index_id, chunk_id, content_hash) "
+        "SELECT %s, e.chunk_id, e.content_hash FROM unnest(%s::bigint[], %s::uuid[]) e (chunk_id, content_hash) "
+        "JOIN chunks c ON c.id = e.chunk_id ON CONFLICT DO NOTHING",
+        (index.id, prepared.entries.chunk_ids.tolist(), list(prepared.entries.content_hashes)),
+    )
+
+
+async def delete_entries(
+    backends: Backends, index: Index, chunk_ids: Sequence[int], acknowledge: Acknowledge | None = None
+) -> int:
+    """Take entries away, and keep the vectors that cost something as spares."""
+    store = backends.stores.of(index)
+    spare = not (await backends.embedders.of(index.model_id)).costs_nothing
+    deleted = 0
+    async with backends.database.service() as connection:
+        if not store.transactional:
+            deleted = await store.delete(connection, index, chunk_ids)
+        async with connection.transaction():
+            if store.transactional:
+                if spare:
+                    gone = await store.read(connection, index, chunk_ids)
+                    await keep_spare(connection, index, dict(zip(gone.content_hashes, gone.vectors, strict=True)))
+                deleted = await store.delete(connection, index, chunk_ids)
+            else:
+                await connection.execute(
+                    "DELETE FROM ledger WHERE index_id = %s AND chunk_id = ANY(%s)", (index.id, list(chunk_ids))
+                )
+            if acknowledge is not None:
+                await acknowledge(connection)
+    return deleted

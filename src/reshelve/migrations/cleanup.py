@@ -1,0 +1,122 @@
+"""Destroy last: the index that lost is dropped when a person asks for it, and nobody reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from reshelve.backends import Backends
+from reshelve.database import catalog
+from reshelve.database.pins import try_exclusive
+from reshelve.database.pools import Connection
+from reshelve.domain.indexes import Index, IndexState
+from reshelve.domain.migration import State
+from reshelve.errors import IndexInUse, TransitionRefused
+from reshelve.migrations import records
+from reshelve.migrations.records import Migration
+
+_LOCK_TIMEOUT_MS = 2000
+_SPARE_DAYS = 30
+_LET_GO_SECONDS = 3.0
+"""A process that has stopped reading an index lets go of it within two seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """`dropped` is None when the index was gone already, or still serves another purpose."""
+
+    migration: int
+    dropped: int | None
+    rows: int
+
+
+async def clean_up(backends: Backends, migration: Migration) -> Cleaned:
+    """Drop what the migration left behind. Raises IndexInUse while it is read, TransitionRefused while it runs."""
+    if not migration.over:
+        raise TransitionRefused(
+            f"the migration is {migration.state}: the way back is still open",
+            advice="Complete it first (the soak ends by itself; --skip-soak ends it now), or roll it back.",
+        )
+    deadline = time.monotonic() + _LET_GO_SECONDS
+    while True:
+        try:
+            return await _clean_up(backends, migration)
+        except IndexInUse:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+async def _clean_up(backends: Backends, migration: Migration) -> Cleaned:
+    loser = migration.source_index_id if migration.state is State.COMPLETED else migration.target_index_id
+    async with backends.database.owner() as connection:
+        rows: int | None = None
+        async with connection.transaction():
+            if loser is not None:
+                rows = await _drop(backends, connection, migration, await catalog.get_index(connection, loser))
+            await connection.execute("UPDATE migrations SET cleaned_at = now() WHERE id = %s", (migration.id,))
+            await connection.execute(
+                "DELETE FROM spare_vectors WHERE at < now() - make_interval(days => %s)", (_SPARE_DAYS,)
+            )
+            await records.journal(
+                connection, migration.id, "cleaned up", facts={"dropped": loser if rows is not None else None}
+            )
+    return Cleaned(migration=migration.id, dropped=loser if rows is not None else None, rows=rows or 0)
+
+
+async def _drop(backends: Backends, connection: Connection, migration: Migration, index: Index) -> int | None:
+    if index.state is IndexState.DROPPED:
+        return None
+    if await catalog.serving_index_id(connection, migration.collection_id) == index.id:
+        raise TransitionRefused(
+            f"index {index.id} is serving", advice="A later migration came back to it: nothing to clean up."
+        )
+    newest = await records.latest(connection, migration.collection_id)
+    if newest is not None and not newest.over and index.id in (newest.source_index_id, newest.target_index_id):
+        raise TransitionRefused(f"index {index.id} is part of migration {newest.id}", advice="Wait for its end.")
+    readers = await try_exclusive(connection, index.id)
+    if readers:
+        raise IndexInUse(
+            f"index {index.id} is being read by {len(readers)} processes (server pids {readers})",
+            advice="Nothing was dropped. Let the readers finish, and try again.",
+        )
+    rows = await _entries(connection, backends, index)
+    await connection.execute("SELECT set_config('lock_timeout', %s, true)", (str(_LOCK_TIMEOUT_MS),))
+    try:
+        await backends.stores.of(index).drop(connection, index)
+    except psycopg.errors.LockNotAvailable as error:
+        raise IndexInUse(f"index {index.id} is locked by somebody", advice="Nothing was dropped. Try again.") from error
+    await catalog.set_index_state(connection, index.id, IndexState.DROPPED)
+    for statement in (
+        "DELETE FROM index_queue WHERE index_id = %s",
+        "DELETE FROM backfill_ranges WHERE index_id = %s",
+        "DELETE FROM ledger WHERE index_id = %s",
+    ):
+        await connection.execute(statement, (index.id,))
+    await _retire_chunking(connection, index)
+    return rows
+
+
+async def _entries(connection: Connection, backends: Backends, index: Index) -> int:
+    cursor = await connection.execute(
+        sql.SQL("SELECT count(*) FROM {} h").format(backends.stores.of(index).holdings(index))
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else 0
+
+
+async def _retire_chunking(connection: Connection, index: Index) -> None:
+    """Chunks that no index is made of any more go too."""
+    cursor = await connection.execute(
+        """
+        UPDATE chunkings SET live = false WHERE id = %s
+        AND NOT EXISTS (SELECT FROM indexes WHERE chunking_id = chunkings.id AND state <> 'dropped') RETURNING id
+        """,
+        (index.chunking_id,),
+    )
+    if await cursor.fetchone() is not None:
+        await connection.execute("DELETE FROM chunks WHERE chunking_id = %s", (index.chunking_id,))

@@ -1,0 +1,145 @@
+"""What `rag.toml` asks for, as something that can be compared with what is there, stored, and made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reshelve.backends import Backends
+from reshelve.corpus.chunkers import Chunker, tokenizer_fingerprint
+from reshelve.database import catalog
+from reshelve.database.pools import Connection
+from reshelve.domain.documents import Chunking
+from reshelve.domain.indexes import Hnsw, Index, IndexDefinition, IndexState, Metric
+from reshelve.domain.models import EmbeddingModel
+from reshelve.embedders.canary import canary
+from reshelve.embedders.opening import open_embedder, reopen_embedder
+from reshelve.embedders.protocol import Embedder
+from reshelve.errors import NotFoundError
+from reshelve.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """An index that does not need to exist yet. `location` is where the model is opened from."""
+
+    model: EmbeddingModel
+    location: str
+    chunking: Chunking
+    backend: str
+    metric: Metric
+    hnsw: Hnsw
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Declaration:
+        return cls(
+            model=EmbeddingModel(**stored["model"]),
+            location=stored["location"],
+            chunking=Chunking(**stored["chunking"]),
+            backend=stored["backend"],
+            metric=Metric(stored["metric"]),
+            hnsw=Hnsw(**stored["hnsw"]),
+        )
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for two declarations that mean the same index."""
+        return (self.model.fingerprint, self.chunking.fingerprint, self.backend, self.metric, self.hnsw)
+
+
+@asynccontextmanager
+async def declared(settings: Settings) -> AsyncGenerator[tuple[Declaration, Embedder]]:
+    """The file's wish, with its embedder open for as long as the block runs."""
+    embedder = await open_embedder(settings.embedding, dimensions=settings.vector_storage.dimensions)
+    try:
+        yield _declaration(settings, embedder), embedder
+    finally:
+        await embedder.aclose()
+
+
+def _declaration(settings: Settings, embedder: Embedder) -> Declaration:
+    # What the model would cut off is not worth storing: [CLS] and [SEP] take two places.
+    most = min(settings.chunking.max_chunk_size, embedder.max_tokens - 2)
+    return Declaration(
+        model=embedder.model,
+        location=embedder.location,
+        chunking=Chunking(
+            strategy=settings.chunking.strategy,
+            chunk_size=min(settings.chunking.chunk_size, most),
+            max_chunk_size=most,
+            overlap=min(settings.chunking.overlap, most - 1),
+            tokenizer=tokenizer_fingerprint(embedder.tokenizer),
+        ),
+        backend=settings.vector_storage.backend,
+        metric=Metric(settings.vector_storage.metric),
+        hnsw=Hnsw(m=settings.vector_storage.hnsw.m, ef_construction=settings.vector_storage.hnsw.ef_construction),
+    )
+
+
+async def opened(declaration: Declaration, settings: Settings) -> Embedder:
+    """The embedder of a declaration that was stored."""
+    return await reopen_embedder(declaration.model, location=declaration.location, settings=settings.embedding)
+
+
+async def find_declared(connection: Connection, declaration: Declaration, collection_id: int) -> Index | None:
+    """The live index that is already what the declaration asks for."""
+    model_id = await catalog.find_model(connection, declaration.model.fingerprint)
+    chunking_id = await catalog.find_chunking(connection, collection_id, declaration.chunking)
+    if model_id is None or chunking_id is None:
+        return None
+    return await catalog.find_index(connection, _definition(declaration, collection_id, chunking_id, model_id))
+
+
+def _definition(declaration: Declaration, collection_id: int, chunking_id: int, model_id: int) -> IndexDefinition:
+    return IndexDefinition(
+        collection_id=collection_id,
+        chunking_id=chunking_id,
+        model_id=model_id,
+        backend=declaration.backend,
+        metric=declaration.metric,
+        m=declaration.hnsw.m,
+        ef_construction=declaration.hnsw.ef_construction,
+    )
+
+
+async def register(
+    backends: Backends, declaration: Declaration, embedder: Embedder, *, collection_id: int, state: IndexState
+) -> Index:
+    """Make the index, or find the live one that is the same. From its commit on the outbox feeds it."""
+    reference = await canary(embedder)
+    async with backends.database.owner() as connection, connection.transaction():
+        # Two programs that declare the same collection at once must end with one index.
+        await connection.execute("SELECT id FROM collections WHERE id = %s FOR UPDATE", (collection_id,))
+        model_id = await catalog.register_model(
+            connection, declaration.model, location=declaration.location, canary=reference
+        )
+        cut = not await catalog.chunking_is_complete(connection, collection_id, declaration.chunking)
+        chunking_id = await catalog.ensure_chunking(connection, collection_id, declaration.chunking)
+        definition = _definition(declaration, collection_id, chunking_id, model_id)
+        found = await catalog.find_index(connection, definition)
+        if found is not None:
+            return found
+        index_id = await catalog.insert_index(
+            connection, definition, state=state, cut_documents=cut and state is IndexState.FILLING
+        )
+        index = await catalog.get_index(connection, index_id)
+        await backends.stores.of(index).create(connection, index)
+        return index
+
+
+async def chunker_of(backends: Backends, chunking: catalog.RegisteredChunking) -> Chunker:
+    """The chunker of a registered chunking: its tokenizer comes from a model that has it."""
+    async with backends.database.service() as connection:
+        indexes = [index for index in await catalog.live_indexes(connection) if index.chunking_id == chunking.id]
+    for index in indexes:
+        embedder = await backends.embedders.of(index.model_id)
+        if tokenizer_fingerprint(embedder.tokenizer) == chunking.chunking.tokenizer:
+            return Chunker(chunking.chunking, embedder.tokenizer)
+    raise NotFoundError(
+        f"no live index has the tokenizer of chunking {chunking.id}", advice="See reshelve status for the indexes."
+    )

@@ -1,0 +1,331 @@
+"""The engine only loops: load the row, gather facts, ask `next_action`, take that step, and ask again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from reshelve.backends import Backends
+from reshelve.crash_points import crash_point
+from reshelve.database import catalog
+from reshelve.domain.indexes import Index, IndexState
+from reshelve.domain.migration import (
+    Action,
+    Advance,
+    AwaitCutover,
+    AwaitOldTransactions,
+    BuildIndex,
+    EnumerateRanges,
+    Facts,
+    FillRanges,
+    Halt,
+    RegisterTarget,
+    Soak,
+    State,
+    SwitchBack,
+    Verify,
+    foresee,
+    next_action,
+    stops,
+)
+from reshelve.errors import ReshelveError, TransitionRefused
+from reshelve.indexing.outbox import older_than, snapshot_xmax
+from reshelve.indexing.ranges import Progress, enumerate_some, progress
+from reshelve.migrations import records
+from reshelve.migrations.backfill import Backfill, over_budget
+from reshelve.migrations.cutover import cut_over, switch_back
+from reshelve.migrations.declaration import Declaration, opened, register
+from reshelve.migrations.records import Migration
+from reshelve.migrations.verify import verify_index
+
+_CONTROLLER_LOCK = 0x7265_7363
+_LEAST_RANGE_ROWS = 50
+_PATIENCE = 8
+"""So many passing faults in a row, and then the run ends; the migration keeps its state."""
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """What a watcher is told: the state, the action under way, and how far it is (0..1) where that is known."""
+
+    state: State
+    doing: str
+    share: float | None = None
+    rows: int | None = None
+    of_rows: int | None = None
+
+
+Listener = Callable[[Happening], None]
+
+
+def _silent(_: Happening) -> None:
+    return
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One controller's run of one migration."""
+
+    backends: Backends
+    migration_id: int
+    cutover_wanted: bool = False
+    row_limit: int | None = None
+    listener: Listener = _silent
+    rows_done: int = field(default=0, init=False)
+    _proved: bool = field(default=False, init=False)
+
+    async def go(self) -> Migration:
+        """Until the next step is a person's, or the row limit, the budget or a pause ends the run.
+
+        A fault that will not pass makes the migration `failed`, with the reason, and is raised again.
+        """
+        async with _controlling(self.backends, self.migration_id):
+            stumbles = 0
+            while True:
+                try:
+                    rested = await self._step()
+                except ReshelveError as error:
+                    if not error.retryable or stumbles == _PATIENCE:
+                        raise
+                    # Whether the step was done is not assumed: the next look at the row tells.
+                    stumbles += 1
+                    _log.warning("a step failed, and is looked at again", error=error.message, times=stumbles)
+                    await asyncio.sleep(min(0.1 * 2**stumbles, 10))
+                else:
+                    if rested is not None:
+                        return rested
+                    stumbles = 0
+
+    async def _step(self) -> Migration | None:
+        """Take the next step; the migration, if there is none to take now."""
+        migration = await self._load()
+        facts = await self._facts(migration)
+        action = next_action(migration.state, facts)
+        if stops(action):
+            return await self._rest(migration, action)
+        self.listener(Happening(state=migration.state, doing=action.describe()))
+        try:
+            await self._take(migration, action)
+        except TransitionRefused:
+            # Somebody paused it or rolled it back under our hands: the row says what now.
+            if (await self._load()).state is migration.state:
+                raise
+        except ReshelveError as error:
+            if not error.retryable:
+                await self._fail(error)
+            raise
+        return None
+
+    async def foresee(self) -> list[Action]:
+        """What `go` would do from here on, if each step succeeds. Writes nothing."""
+        migration = await self._load()
+        facts = await self._facts(migration)
+        if not facts.ranges_enumerated:
+            facts = replace(facts, rows_left=migration.plan.get("rows", 0))
+        resting = migration.state in (State.PAUSED, State.FAILED)
+        return list(foresee(records.resume_state(migration) if resting else migration.state, facts))
+
+    async def _load(self) -> Migration:
+        async with self.backends.database.owner() as connection:
+            return await records.get(connection, self.migration_id)
+
+    async def _target(self, migration: Migration) -> Index:
+        assert migration.target_index_id is not None
+        async with self.backends.database.owner() as connection:
+            return await catalog.get_index(connection, migration.target_index_id)
+
+    async def _facts(self, migration: Migration) -> Facts:
+        if migration.target_index_id is None:
+            return Facts()
+        target = await self._target(migration)
+        async with self.backends.database.owner() as connection:
+            done = await progress(connection, target.id)
+            fill = await catalog.fill_state(connection, target.id)
+            ended = fill.registered_xid is not None and await older_than(connection, fill.registered_xid)
+            built = await self.backends.stores.of(target).built(connection, target)
+            soak_over = await _soak_over(self.backends, connection, migration)
+        proof = self._proof(migration)
+        return Facts(
+            target_registered=True,
+            older_transactions_ended=fill.enumerated or ended,
+            ranges_enumerated=fill.enumerated,
+            rows_left=done.left,
+            target_built=built,
+            repaired=0 if proof is not None else None,
+            verified=proof,
+            cutover_wanted=self.cutover_wanted,
+            soak_over=soak_over,
+            budget_reached=done.left > 0 and over_budget(migration, self.backends.settings.migration.range_rows),
+            limit_reached=self.row_limit is not None and self.rows_done >= self.row_limit,
+        )
+
+    def _proof(self, migration: Migration) -> bool | None:
+        """The last verification's verdict. A failed one is tried again, and a cutover wants one of this very run."""
+        if migration.verification is None:
+            return None
+        passed = bool(migration.verification["passed"])
+        return passed if self._proved or (passed and not self.cutover_wanted) else None
+
+    async def _take(self, migration: Migration, action: Action) -> None:
+        match action:
+            case Advance(State.SOAKING):
+                await cut_over(self.backends, migration)
+            case Advance(to):
+                async with self.backends.database.owner() as connection:
+                    await records.transition(connection, migration, to)
+            case RegisterTarget():
+                await self._register(migration)
+            case AwaitOldTransactions():
+                await asyncio.sleep(0.02)
+            case EnumerateRanges():
+                await self._enumerate(migration, await self._target(migration))
+            case FillRanges():
+                await self._fill(await self._target(migration))
+            case BuildIndex():
+                await self._build(migration, await self._target(migration))
+            case Verify():
+                await self._verify(migration, await self._target(migration))
+            case SwitchBack():
+                await switch_back(self.backends, migration)
+            case _:
+                raise TransitionRefused(f"there is no step for {action.kind}")
+
+    async def _register(self, migration: Migration) -> None:
+        declaration = Declaration.from_dict(migration.target)
+        embedder = await opened(declaration, self.backends.settings)
+        try:
+            index = await register(
+                self.backends,
+                declaration,
+                embedder,
+                collection_id=migration.collection_id,
+                state=IndexState.FILLING,
+            )
+        finally:
+            await embedder.aclose()
+        async with self.backends.database.owner() as connection:
+            # Read after the registration's commit: transactions from here on know the index.
+            await catalog.set_registered_xid(connection, index.id, await snapshot_xmax(connection))
+            crash_point("register.before_record")
+            await connection.execute(
+                "UPDATE migrations SET target_index_id = %s WHERE id = %s AND target_index_id IS NULL",
+                (index.id, migration.id),
+            )
+
+    async def _enumerate(self, migration: Migration, target: Index) -> None:
+        """Ranges of about a second each, by the plan's probe: progress is seen, and little is lost with a worker."""
+        most = self.backends.settings.migration.range_rows
+        probed = round(migration.plan.get("probe_rows_per_second") or most)
+        rows = max(min(probed, most), min(_LEAST_RANGE_ROWS, most))
+        async with self.backends.database.owner() as connection:
+            while await enumerate_some(connection, target, rows=rows):
+                pass
+
+    async def _fill(self, target: Index) -> None:
+        def tell(now: Progress) -> None:
+            self.listener(
+                Happening(
+                    state=State.BACKFILLING,
+                    doing="backfill",
+                    share=now.done / now.rows if now.rows else 1.0,
+                    rows=now.done,
+                    of_rows=now.rows,
+                )
+            )
+
+        allowed = None if self.row_limit is None else self.row_limit - self.rows_done
+        backfill = Backfill(self.backends, self.migration_id, target, allowed, tell)
+        try:
+            await backfill.run()
+        except* ReshelveError as group:
+            raise group.exceptions[0] from None
+        finally:
+            self.rows_done += backfill.rows_done
+
+    async def _build(self, migration: Migration, target: Index) -> None:
+        connection = await self.backends.database.dedicated()
+        try:
+            # The server notices within a second that we died, and ends the build.
+            await connection.execute("SET client_connection_check_interval = '1s'")
+            building = asyncio.create_task(self.backends.stores.of(target).build(connection, target))
+            while not building.done():
+                await asyncio.wait([building], timeout=0.25)
+                await self._tell_build(target)
+            await building
+        finally:
+            await connection.close()
+
+    async def _tell_build(self, target: Index) -> None:
+        async with self.backends.database.owner() as connection:
+            cursor = await connection.execute(
+                "SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index "
+                "WHERE relid = to_regclass(%s)",
+                (f"reshelve.{target.table}",),
+            )
+            row = await cursor.fetchone()
+        if row is not None:
+            crash_point("build.running")
+            share = row[1] / row[2] if row[2] else None
+            self.listener(
+                Happening(state=State.BUILDING, doing=f"build: {row[0]}", share=share, rows=row[1], of_rows=row[2])
+            )
+
+    async def _verify(self, migration: Migration, target: Index) -> None:
+        started = time.perf_counter()
+        proof = await verify_index(self.backends, target)
+        facts = {**proof.as_dict(), "seconds": time.perf_counter() - started}
+        async with self.backends.database.owner() as connection, connection.transaction():
+            await records.set_verification(connection, migration, facts)
+            if proof.passed:
+                await catalog.set_index_state(connection, target.id, IndexState.READY)
+        self._proved = True
+
+    async def _fail(self, error: ReshelveError) -> None:
+        migration = await self._load()
+        with contextlib.suppress(TransitionRefused):
+            async with self.backends.database.owner() as connection:
+                await records.transition(connection, migration, State.FAILED, reason=str(error))
+
+    async def _rest(self, migration: Migration, action: Action) -> Migration:
+        """What a run leaves behind: a budget that ran out pauses the migration, with the reason."""
+        if isinstance(action, Halt) and migration.state is State.BACKFILLING and "cap" in action.reason:
+            async with self.backends.database.owner() as connection:
+                await records.transition(connection, migration, State.PAUSED, reason=action.reason)
+        elif isinstance(action, AwaitCutover | Soak):
+            self.listener(Happening(state=migration.state, doing=action.describe()))
+        return await self._load()
+
+
+async def _soak_over(backends: Backends, connection: catalog.Connection, migration: Migration) -> bool:
+    if migration.soaking_since is None:
+        return False
+    cursor = await connection.execute(
+        "SELECT clock_timestamp() - %s >= make_interval(secs => %s)",
+        (migration.soaking_since, backends.settings.migration.soak_hours * 3600),
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+@asynccontextmanager
+async def _controlling(backends: Backends, migration_id: int) -> AsyncGenerator[None]:
+    """One controller a migration. The lock goes with its connection, however the controller ends."""
+    connection = await backends.database.dedicated()
+    try:
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_CONTROLLER_LOCK, migration_id))
+        row = await cursor.fetchone()
+        if not (row and row[0]):
+            raise TransitionRefused(
+                f"another process is at work on migration {migration_id}",
+                advice="Watch it: reshelve status --watch. Or stop it: reshelve pause.",
+            )
+        yield
+    finally:
+        await connection.close()

@@ -1,0 +1,256 @@
+"""The plan: what differs between `rag.toml` and what serves, what will be done, and what that costs. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reshelve.backends import Backends
+from reshelve.corpus.chunkers import Chunker
+from reshelve.database import catalog
+from reshelve.database.pools import Connection
+from reshelve.domain.documents import Document
+from reshelve.domain.indexes import Index, IndexState
+from reshelve.domain.migration import Action, Facts, State, foresee
+from reshelve.embedders.protocol import Embedder
+from reshelve.migrations.declaration import Declaration, find_declared
+from reshelve.stores.pgvector import HNSW_MAX_VECTOR_DIMENSION, statements_for
+
+_PROBE_CHUNKS = 64
+_PROBE_DOCUMENTS = 200
+_BUILD_ROWS_PER_SECOND = 5000.0
+"""HNSW build, 384 dimensions, m 16, ef_construction 64, two workers: measured on two cores. A guide, not a promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    what: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`rows` chunks, of which `reused_rows` have their vector already; `tokens` and `cost_usd` are for the others.
+
+    `seconds` is for embedding (from a probe with the new model on real chunks) and building. `disk_bytes` is what the
+    new index takes beside the old one.
+    """
+
+    collection: str
+    changes: list[Change]
+    actions: list[Action]
+    rows: int
+    reused_rows: int
+    tokens: int
+    cost_usd: float
+    embed_seconds: float
+    build_seconds: float
+    disk_bytes: int
+    probe_rows_per_second: float
+    sql: list[str]
+    risks: list[str]
+    target: dict[str, Any]
+
+    @property
+    def needed(self) -> bool:
+        return bool(self.changes)
+
+    @property
+    def seconds(self) -> float:
+        return self.embed_seconds + self.build_seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {key: value for key, value in asdict(self).items() if key != "actions"}
+        return {
+            **plain,
+            "seconds": self.seconds,
+            "actions": [{**action.as_dict(), "description": action.describe()} for action in self.actions],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Volume:
+    rows: int
+    reused: int
+    tokens: int
+
+
+async def make_plan(backends: Backends, declaration: Declaration, embedder: Embedder, *, collection: str) -> Plan:
+    """Raises NotFoundError for a collection that is not there, ModelDimensionConflict for a name of another size."""
+    async with backends.database.service() as connection:
+        route = await catalog.get_route(connection, collection)
+        await catalog.refuse_other_dimension(connection, declaration.model)
+        chunkings = await catalog.live_chunkings(connection, route.collection_id)
+        serving = route.serving
+        chunking = next(known for known in chunkings if known.id == serving.chunking_id)
+        changes = _changes(serving, chunking, declaration)
+        existing = await find_declared(connection, declaration, route.collection_id)
+        volume = await _volume(connection, serving, declaration, embedder, chunking, existing)
+        probe = await _probe(connection, serving, embedder) if volume.rows > volume.reused else 0.0
+        next_index = await catalog.next_index_id(connection)
+    fresh = volume.rows - volume.reused
+    ready = existing is not None and existing.state is IndexState.READY
+    facts = Facts(rows_left=volume.rows, target_built=ready)
+    return Plan(
+        collection=collection,
+        changes=changes,
+        actions=list(foresee(State.PLANNED, facts)) if changes else [],
+        rows=volume.rows,
+        reused_rows=volume.reused,
+        tokens=volume.tokens,
+        cost_usd=declaration.model.cost_usd(volume.tokens),
+        embed_seconds=fresh / probe if probe else 0.0,
+        build_seconds=0.0 if ready else _build_seconds(declaration, volume.rows),
+        disk_bytes=0 if ready else _disk_bytes(declaration, volume.rows),
+        probe_rows_per_second=probe,
+        sql=_sql(declaration, existing.id if existing else next_index),
+        risks=_risks(declaration, serving, volume, existing),
+        target=declaration.as_dict(),
+    )
+
+
+def _changes(serving: Index, chunking: catalog.RegisteredChunking, declaration: Declaration) -> list[Change]:
+    now, then = chunking.chunking, declaration.chunking
+    pairs: Sequence[tuple[str, object, object]] = (
+        ("model", serving.model.name, declaration.model.name),
+        ("dimension", serving.model.dimension, declaration.model.dimension),
+        ("model revision", serving.model.revision, declaration.model.revision),
+        (
+            "prefixes",
+            (serving.model.query_prefix, serving.model.document_prefix),
+            (declaration.model.query_prefix, declaration.model.document_prefix),
+        ),
+        ("chunking", now.strategy, then.strategy),
+        ("chunk size", now.chunk_size, then.chunk_size),
+        ("largest chunk", now.max_chunk_size, then.max_chunk_size),
+        ("overlap", now.overlap, then.overlap),
+        ("tokenizer", now.tokenizer[:12], then.tokenizer[:12]),
+        ("store", serving.backend, declaration.backend),
+        ("metric", serving.metric.value, declaration.metric.value),
+        ("hnsw.m", serving.hnsw.m, declaration.hnsw.m),
+        ("hnsw.ef_construction", serving.hnsw.ef_construction, declaration.hnsw.ef_construction),
+    )
+    changes = [Change(what, str(before), str(after)) for what, before, after in pairs if before != after]
+    if not changes and serving.model.fingerprint != declaration.model.fingerprint:
+        changes.append(Change("model definition", serving.model.fingerprint, declaration.model.fingerprint))
+    return changes
+
+
+async def _volume(
+    connection: Connection,
+    serving: Index,
+    declaration: Declaration,
+    embedder: Embedder,
+    chunking: catalog.RegisteredChunking,
+    existing: Index | None,
+) -> _Volume:
+    if chunking.chunking.fingerprint != declaration.chunking.fingerprint and existing is None:
+        return await _volume_after_cutting(connection, serving, declaration, embedder)
+    chunking_id = serving.chunking_id if existing is None else existing.chunking_id
+    # Rows of one space have their vectors already, whichever index holds them.
+    cursor = await connection.execute(
+        """
+        SELECT count(*), coalesce(sum(token_count), 0), EXISTS (
+            SELECT FROM indexes i JOIN embedding_models m ON m.id = i.model_id
+            WHERE i.chunking_id = %(chunking)s AND i.state = 'ready' AND m.fingerprint = %(fingerprint)s
+        ) FROM chunks WHERE chunking_id = %(chunking)s
+        """,
+        {"chunking": chunking_id, "fingerprint": declaration.model.fingerprint},
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return _Volume(rows=row[0], reused=row[0] if row[2] else 0, tokens=0 if row[2] else int(row[1]))
+
+
+async def _volume_after_cutting(
+    connection: Connection, serving: Index, declaration: Declaration, embedder: Embedder
+) -> _Volume:
+    """Cut a sample of the documents the new way, and extrapolate by characters."""
+    cursor = await connection.execute(
+        "SELECT external_id, title, content, format FROM documents WHERE collection_id = %s "
+        "ORDER BY hashint8extended(id, 7) LIMIT %s",
+        (serving.collection_id, _PROBE_DOCUMENTS),
+    )
+    chunker = Chunker(declaration.chunking, embedder.tokenizer)
+    pieces, tokens, characters = 0, 0, 0
+    for external_id, title, content, form in await cursor.fetchall():
+        cut = chunker.pieces(Document(external_id=external_id, title=title, content=content, format=form))
+        pieces += len(cut)
+        tokens += sum(piece.token_count for piece in cut)
+        characters += len(title) + len(content)
+    cursor = await connection.execute(
+        "SELECT coalesce(sum(length(title) + length(content)), 0) FROM documents WHERE collection_id = %s",
+        (serving.collection_id,),
+    )
+    row = await cursor.fetchone()
+    scale = (row[0] if row else 0) / characters if characters else 0.0
+    return _Volume(rows=round(pieces * scale), reused=0, tokens=round(tokens * scale))
+
+
+async def _probe(connection: Connection, serving: Index, embedder: Embedder) -> float:
+    """Chunks per second through the new model, measured on some of the real ones."""
+    cursor = await connection.execute(
+        "SELECT content FROM chunks WHERE chunking_id = %s ORDER BY hashint8extended(id, 7) LIMIT %s",
+        (serving.chunking_id, _PROBE_CHUNKS),
+    )
+    texts = [row[0] for row in await cursor.fetchall()]
+    if not texts:
+        return 0.0
+    await embedder.embed_documents(texts[:2])
+    started = time.perf_counter()
+    await embedder.embed_documents(texts)
+    return len(texts) / (time.perf_counter() - started)
+
+
+def _build_seconds(declaration: Declaration, rows: int) -> float:
+    """Comparisons grow with ef_construction and m, and each costs its dimensions."""
+    if declaration.backend != "pgvector":
+        return 0.0
+    work = (declaration.model.dimension / 384) * (declaration.hnsw.ef_construction / 64) * (declaration.hnsw.m / 16)
+    return rows * work / _BUILD_ROWS_PER_SECOND
+
+
+def _disk_bytes(declaration: Declaration, rows: int) -> int:
+    """A table row and its primary key, and a graph element: the vector again, and 2 m neighbours of 6 bytes."""
+    if declaration.backend != "pgvector":
+        return 0
+    vector = declaration.model.dimension * (4 if declaration.model.dimension <= HNSW_MAX_VECTOR_DIMENSION else 2)
+    return rows * (2 * (vector + 8) + 64 + 24 + 80 + 2 * declaration.hnsw.m * 6)
+
+
+def _sql(declaration: Declaration, index_id: int) -> list[str]:
+    if declaration.backend != "pgvector":
+        return []
+    return statements_for(
+        Index(
+            id=index_id,
+            collection_id=0,
+            chunking_id=0,
+            model_id=0,
+            model=declaration.model,
+            backend=declaration.backend,
+            metric=declaration.metric,
+            hnsw=declaration.hnsw,
+            state=IndexState.FILLING,
+        )
+    )
+
+
+def _risks(declaration: Declaration, serving: Index, volume: _Volume, existing: Index | None) -> list[str]:
+    risks: list[str] = []
+    if existing is not None and existing.state is IndexState.READY:
+        risks.append(f"index {existing.id} is this already, and was fed all along: only verified again, then switched")
+    if declaration.model.fingerprint != serving.model.fingerprint:
+        risks.append("scores of the two models are not comparable: thresholds on scores have to be chosen anew")
+    if declaration.model.price_per_million_tokens and volume.tokens:
+        risks.append("while both indexes are fed, every write is embedded twice: once for each model")
+    if declaration.model.dimension > HNSW_MAX_VECTOR_DIMENSION:
+        risks.append(f"over {HNSW_MAX_VECTOR_DIMENSION} dimensions: vectors are stored as halfvec (16-bit floats)")
+    if declaration.backend == "mock":
+        risks.append("the mock store lives in one process's memory: not for production")
+    if declaration.model.provider == "openai":
+        risks.append("texts leave this machine for the embedding endpoint")
+    return risks

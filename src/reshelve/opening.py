@@ -1,0 +1,77 @@
+"""From settings to open backends: the server, its checks, the schema, the pools."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+
+from reshelve.backends import Backends
+from reshelve.database import catalog, embedded, schema
+from reshelve.database.pins import IndexPins
+from reshelve.database.pools import Database
+from reshelve.database.server_checks import check_server
+from reshelve.domain.models import RegisteredModel
+from reshelve.embedders.registry import OpenEmbedders
+from reshelve.errors import DatabaseUnavailable
+from reshelve.settings import Settings
+from reshelve.stores.opening import Stores
+
+
+async def open_backends(settings: Settings) -> Backends:
+    """Raises DatabaseUnavailable, DatabaseUnsuitable or SchemaError, each with what to do."""
+    owner, service = await asyncio.to_thread(_addresses, settings)
+    await _check(owner)
+    await asyncio.to_thread(schema.upgrade, owner)
+    database = Database(
+        owner=owner,
+        service=service,
+        pool_size=settings.database.pool_size,
+        ef_search=settings.vector_storage.hnsw.ef_search,
+    )
+    await database.open()
+
+    async def load(model_id: int) -> RegisteredModel:
+        async with database.service() as connection:
+            return await catalog.get_model(connection, model_id)
+
+    backends = Backends(
+        database=database,
+        stores=Stores(),
+        embedders=OpenEmbedders(load, settings.embedding),
+        pins=IndexPins(database),
+        settings=settings,
+    )
+    from reshelve.indexing.restoring import restore_volatile
+
+    await restore_volatile(backends)
+    return backends
+
+
+async def close_backends(backends: Backends) -> None:
+    await backends.embedders.close()
+    await backends.pins.close()
+    await backends.database.close()
+
+
+def _addresses(settings: Settings) -> tuple[str, str]:
+    """Conninfo of the owner and of the service: without a `service_url`, one role plays both parts."""
+    if settings.database.url is not None:
+        owner = settings.database.url.get_secret_value()
+        service = settings.database.service_url
+        return owner, service.get_secret_value() if service is not None else owner
+    server = embedded.start(Path(settings.database.directory))
+    return server.owner, server.service
+
+
+async def _check(address: str) -> None:
+    try:
+        connection = await psycopg.AsyncConnection.connect(address, autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
+        raise DatabaseUnavailable(
+            f"the database does not answer: {str(error).strip()}",
+            advice="Check RESHELVE_DATABASE_URL or rag.database.url: host, port, database, user and password.",
+        ) from error
+    async with connection:
+        await check_server(connection)

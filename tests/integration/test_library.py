@@ -1,0 +1,51 @@
+"""The Python API against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import reshelve
+from reshelve.domain.migration import State
+from reshelve.errors import InputError, MigrationError, NotFoundError
+from reshelve.settings import Settings
+from tests.support.oracle import assert_indexes_equal_source
+from tests.support.writers import documents
+
+
+async def test_the_whole_road(settings_of: Callable[[str], Settings]) -> None:
+    async with reshelve.connect(settings_of('[embedding]\nmodel = "hashing-64"'.replace("[", "[rag."))) as library:
+        await library.ingest(documents(50))
+        assert not (await library.plan()).needed
+        with pytest.raises(MigrationError, match="nothing to do"):
+            await library.apply()
+    async with reshelve.connect(settings_of('[rag.embedding]\nmodel = "hashing-128"')) as library:
+        plan = await library.plan()
+        assert [change.what for change in plan.changes][:2] == ["model", "dimension"]
+        assert plan.rows == 50
+        migration = await library.apply()
+        assert migration.state is State.VERIFYING
+        assert migration.embedded_rows == 50
+        assert (await library.search("shelf")).model == "hashing-64"
+        assert (await library.cutover()).state is State.SOAKING
+        assert (await library.search("shelf")).model == "hashing-128"
+        assert (await library.rollback()).state is State.ROLLED_BACK
+        assert (await library.search("shelf")).model == "hashing-64"
+        again = await library.apply(cutover=True)
+        assert (again.state, again.embedded_rows) == (State.SOAKING, 0)
+        assert (await library.cleanup(skip_soak=True)).rows == 50
+        assert await assert_indexes_equal_source(library) == 50
+
+
+async def test_requests_that_cannot_be_answered(library: reshelve.Library) -> None:
+    with pytest.raises(NotFoundError, match="no collection"):
+        await library.search("anything")
+    await library.ingest(documents(3))
+    for query, top_k in (("", 10), ("  \n", 10), ("x", 0), ("x", 100_000), ("x\0y", 5), ("x" * 30_000, 5)):
+        with pytest.raises(InputError):
+            await library.search(query, top_k=top_k)
+    with pytest.raises(NotFoundError):
+        await library.search("x", index=99)
+    with pytest.raises(NotFoundError, match="no migration"):
+        await library.cutover()

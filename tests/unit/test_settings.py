@@ -1,0 +1,139 @@
+"""rag.toml: what it accepts, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from reshelve.errors import SettingsError
+from reshelve.settings import Settings, load_settings, parse_settings
+
+FILE = Path("/somewhere/rag.toml")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RESHELVE_CONFIG", "RESHELVE_DATABASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(text: str) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(text, source=FILE)
+    return caught.value
+
+
+def every_setting(section: type[BaseModel] = Settings, place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += every_setting(field.annotation, (*place, name))
+        else:
+            found.append((*place, name))
+    return found
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    settings = load_settings()
+    assert settings.embedding == Settings().embedding
+    assert settings.database.directory == str(tmp_path / ".reshelve")
+
+
+def test_the_file_is_read_from_the_place_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, collection in (("rag.toml", "here"), ("other.toml", "by-variable"), ("third.toml", "by-argument")):
+        (tmp_path / name).write_text(f'[rag]\ncollection = "{collection}"\n')
+    assert load_settings().collection == "here"
+    monkeypatch.setenv("RESHELVE_CONFIG", str(tmp_path / "other.toml"))
+    assert load_settings().collection == "by-variable"
+    assert load_settings(tmp_path / "third.toml").collection == "by-argument"
+
+
+def test_a_named_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_settings(tmp_path / "rga.toml")
+
+
+def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "rag.toml").write_bytes(b"\xff\xfe[rag]")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings()
+
+
+def test_the_directory_is_taken_from_the_folder_of_the_file() -> None:
+    assert parse_settings("", source=FILE).database.directory == "/somewhere/.reshelve"
+    absolute = '[rag.database]\ndirectory = "/var/lib/reshelve"'
+    assert parse_settings(absolute, source=FILE).database.directory == "/var/lib/reshelve"
+
+
+def test_the_environment_goes_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESHELVE_DATABASE_URL", "postgresql://env/x")
+    settings = parse_settings('[rag.database]\nurl = "postgresql://file/x"\npool_size = 5', source=FILE)
+    assert settings.database.url is not None
+    assert settings.database.url.get_secret_value() == "postgresql://env/x"
+    assert settings.database.pool_size == 5
+
+
+@pytest.mark.parametrize("place", [place for place in every_setting() if len(place[-1]) > 1], ids=".".join)
+def test_a_misspelt_setting_is_named_with_its_line_and_the_nearest_one(place: tuple[str, ...]) -> None:
+    misspelt = place[-1][:-1] + ("x" if place[-1][-1] != "x" else "y")
+    table = ".".join(["rag", *place[:-1]])
+    refused = refusal(f"# a comment\n[{table}]\n{misspelt} = 1\n")
+    assert refused.message == f"{FILE}, line 3: unknown setting {table}.{misspelt}"
+    assert refused.advice == f"Did you mean {table}.{place[-1]}?"
+
+
+def test_a_setting_in_the_wrong_table_is_sent_to_the_right_one() -> None:
+    assert refusal("[rag]\nef_construction = 64").advice == "Did you mean rag.vector_storage.hnsw.ef_construction?"
+
+
+def test_a_setting_like_no_other_gets_a_list_of_those_that_are_known() -> None:
+    assert refusal("[rag.chunking]\nzzz = 1").advice == "Known here: chunk_size, max_chunk_size, overlap, strategy."
+
+
+def test_a_table_outside_rag_is_refused() -> None:
+    refused = refusal('[rag]\n\n[embedding]\nmodel = "hashing-64"')
+    assert "line 3: unknown table [embedding]" in refused.message
+    assert "[rag.embedding]" in refused.advice
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[rag.database]\npool_size = 1", "line 2: rag.database.pool_size: Input should be greater than or equal to 2"),
+        ('[rag.database]\npool_size = "8"', "rag.database.pool_size: Input should be a valid integer"),
+        ("[rag.embedding]\nmodel = 384", "rag.embedding.model: Input should be a valid string"),
+        ("[rag.database]\nurl = 1", "rag.database.url"),
+        ('[rag.vector_storage]\nbackend = "faiss"', "rag.vector_storage.backend: Input should be 'pgvector' or 'mock'"),
+        ('[rag]\ncollection = "Über uns"', "rag.collection"),
+        ("[rag.vector_storage.hnsw]\nm = 40", "rag.vector_storage.hnsw: ef_construction must be at least twice m (80)"),
+        ("[rag.chunking]\nchunk_size = 300", "max_chunk_size must not be smaller than chunk_size"),
+        ("[rag.chunking]\noverlap = 200", "overlap must be smaller than chunk_size"),
+        ("[rag]\ndatabase = 3", "rag.database"),
+        ("rag = 3", "rag"),
+        ("[rag", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_reason(text: str, said: str) -> None:
+    assert said in refusal(text).message
+
+
+def test_a_wrong_table_is_refused_under_a_database_url_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESHELVE_DATABASE_URL", "postgresql://env/x")
+    assert "rag.database" in refusal("[rag]\ndatabase = 3").message
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = parse_settings(
+        '[rag.database]\nurl = "postgresql://u:hidden@h/d"\n[rag.embedding]\napi_key = "hidden"', source=FILE
+    )
+    assert "hidden" not in repr(settings)
+    assert settings.embedding.api_key == SecretStr("hidden")
+    assert "hidden" not in str(refusal('[rag.embedding]\napi_key = "hidden"\nzzz = 1'))
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().collection = "other"  # pyright: ignore[reportAttributeAccessIssue]
