@@ -11,10 +11,11 @@ from reshelve.backends import Backends
 from reshelve.database import catalog, embedded, schema
 from reshelve.database.pins import IndexPins
 from reshelve.database.pools import Database
-from reshelve.database.server_checks import check_server
+from reshelve.database.server_checks import check_server, vector_schema
 from reshelve.domain.models import RegisteredModel
 from reshelve.embedders.registry import OpenEmbedders
 from reshelve.errors import DatabaseUnavailable
+from reshelve.indexing.restoring import restore_volatile
 from reshelve.settings import Settings
 from reshelve.stores.opening import Stores
 
@@ -22,13 +23,14 @@ from reshelve.stores.opening import Stores
 async def open_backends(settings: Settings) -> Backends:
     """Raises DatabaseUnavailable, DatabaseUnsuitable or SchemaError, each with what to do."""
     owner, service = await asyncio.to_thread(_addresses, settings)
-    await _check(owner)
+    extension_schema = await _checked(owner)
     await asyncio.to_thread(schema.upgrade, owner)
     database = Database(
         owner=owner,
         service=service,
         pool_size=settings.database.pool_size,
         ef_search=settings.vector_storage.hnsw.ef_search,
+        vector_schema=extension_schema,
     )
     await database.open()
 
@@ -43,8 +45,6 @@ async def open_backends(settings: Settings) -> Backends:
         pins=IndexPins(database),
         settings=settings,
     )
-    from reshelve.indexing.restoring import restore_volatile
-
     await restore_volatile(backends)
     return backends
 
@@ -65,7 +65,8 @@ def _addresses(settings: Settings) -> tuple[str, str]:
     return server.owner, server.service
 
 
-async def _check(address: str) -> None:
+async def _checked(address: str) -> str:
+    """The schema that pgvector is in, on a server that will do."""
     try:
         connection = await psycopg.AsyncConnection.connect(address, autocommit=True, connect_timeout=10)
     except psycopg.Error as error:
@@ -75,3 +76,4 @@ async def _check(address: str) -> None:
         ) from error
     async with connection:
         await check_server(connection)
+        return await vector_schema(connection)

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def ingest(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files or folders; - is standard input.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders; - is standard input.")],
     tenant: TenantOption = "",
     format: Annotated[
         str | None,
@@ -150,7 +150,7 @@ def _lines(report: IngestReport) -> Iterator[RenderableType]:
 
 def delete(
     context: typer.Context,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The documents' external ids.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The documents' external ids.")],
     tenant: TenantOption = "",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return before the indexes let go of them.")] = False,
     as_json: JsonOption = False,

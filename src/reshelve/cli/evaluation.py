@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     context: typer.Context,
     directory: Annotated[
-        Path | None, typer.Argument(help="A folder with queries.jsonl and qrels.tsv, as BEIR lays them out.")
+        Path | None,
+        typer.Argument(metavar="DIRECTORY", help="A folder with queries.jsonl and qrels.tsv, as BEIR lays them out."),
     ] = None,
     queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE", help="Instead of the folder.")] = None,
     qrels: Annotated[Path | None, typer.Option("--qrels", metavar="FILE", help="Instead of the folder.")] = None,

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def search(
     context: typer.Context,
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many results.")] = 10,
     tenant: TenantOption = "",
     where: Annotated[

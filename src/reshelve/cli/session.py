@@ -165,7 +165,8 @@ def print_error(code: str, message: str, *, advice: str, as_json: bool) -> None:
 
 def _visible(text: str) -> str:
     """Without escape sequences: messages quote files and providers."""
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+    plain = text.replace("\t", "    ")
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in plain)
 
 
 def _coloured() -> bool:

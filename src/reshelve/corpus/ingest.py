@@ -151,15 +151,21 @@ class _Writer:
                 await self._store([candidate], pieces)
 
     async def _store_together(self, candidates: Sequence[Candidate], pieces: _Pieces) -> None:
+        late: list[RegisteredChunking] = []
+
         async def act(connection: Connection) -> _Outcome:
             try:
-                return await self._store_within(connection, candidates, pieces)
+                return await self._store_within(connection, candidates, pieces, late)
             except psycopg.errors.ForeignKeyViolation as error:
                 raise NotFoundError(f"no collection {self.collection_id}") from error
             except _ROW_ERRORS as error:
                 raise DocumentRefused(f"the database refused it: {error.diag.message_primary or error}") from error
 
         outcome = await _in_transaction(self.database, act)
+        if outcome is None:
+            # Cut outside: making a chunker may need a connection, and this one was holding locks.
+            await self._store_together(candidates, pieces | await self._cut(candidates, late))
+            return
         report = self.report
         report.added += outcome.added
         report.updated += outcome.updated
@@ -168,17 +174,25 @@ class _Writer:
         report.chunks_removed += outcome.chunks_removed
         report.xid = max(report.xid or 0, outcome.xid) or None
 
-    async def _store_within(self, connection: Connection, candidates: Sequence[Candidate], pieces: _Pieces) -> _Outcome:
+    async def _store_within(
+        self,
+        connection: Connection,
+        candidates: Sequence[Candidate],
+        pieces: _Pieces,
+        late: list[RegisteredChunking],
+    ) -> _Outcome:
+        """Takes everything back, and appends to `late`, when there are live chunkings that nothing was cut for."""
         written = await write_documents(connection, candidates, collection_id=self.collection_id, tenant=self.tenant)
         if not written:
             return _Outcome()
         # Asked again after the first write: whoever makes a chunking live waits for the transactions that began to
         # write before, and those that begin later see it.
         live = await live_chunkings(connection, self.collection_id)
-        late = await self._cut(candidates, [chunking for chunking in live if chunking.id not in pieces])
-        known = pieces | late
+        late += [chunking for chunking in live if chunking.id not in pieces]
+        if late:
+            raise psycopg.Rollback
         cuts = [
-            Cut(document_id=row.id, chunking_id=chunking.id, pieces=known[chunking.id][row.external_id])
+            Cut(document_id=row.id, chunking_id=chunking.id, pieces=pieces[chunking.id][row.external_id])
             for row in written
             for chunking in live
         ]
@@ -204,13 +218,14 @@ class _Outcome:
     xid: int = 0
 
 
-async def _in_transaction(database: Database, act: Callable[[Connection], Awaitable[_Result]]) -> _Result:
-    """Do it in a transaction, and again when another one stood in its way."""
+async def _in_transaction(database: Database, act: Callable[[Connection], Awaitable[_Result]]) -> _Result | None:
+    """Do it in a transaction, and again when another one stood in its way. None where `act` raises psycopg.Rollback."""
     for attempt in range(_TRIES):
         async with database.service() as connection:
             try:
                 async with connection.transaction():
                     return await act(connection)
+                return None
             except _CONFLICTS:
                 pass
         await asyncio.sleep(_PAUSE_SECONDS * (attempt + random.random()))
@@ -244,7 +259,7 @@ async def delete(
     deleted = greatest = 0
     for start in range(0, len(wanted), _DELETED_AT_ONCE):
         some = wanted[start : start + _DELETED_AT_ONCE]
-        count, xid = await _in_transaction(database, act)
+        count, xid = await _in_transaction(database, act) or (0, 0)
         deleted, greatest = deleted + count, max(greatest, xid)
     return deleted, greatest or None
 

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 import psycopg
 
 from reshelve.database.pools import Connection, Database
+from reshelve.tasks import cancel_and_wait
 
 LOCK_CLASS = 0x7265_7361
 """The first key of the advisory locks; the second is the index's id."""
@@ -77,9 +78,7 @@ class IndexPins:
 
     async def close(self) -> None:
         if self._janitor is not None:
-            self._janitor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._janitor
+            await cancel_and_wait(self._janitor)
         if self._connection is not None:
             await self._connection.close()
 

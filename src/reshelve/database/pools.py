@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,15 +16,20 @@ from reshelve.errors import DatabaseUnavailable
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 SCHEMA = "reshelve"
-_OPTIONS = f"-c search_path={SCHEMA},public -c hnsw.iterative_scan=strict_order -c application_name=reshelve"
+_OPTIONS = "-c hnsw.iterative_scan=strict_order -c application_name=reshelve"
 
 
 class Database:
-    """An open database. Connections are in autocommit; a transaction is opened where one is meant."""
+    """An open database. Connections are in autocommit; a transaction is opened where one is meant.
 
-    def __init__(self, *, owner: str, service: str, pool_size: int, ef_search: int) -> None:
+    `vector_schema` is where the server keeps pgvector: not everywhere is it `public`.
+    """
+
+    def __init__(
+        self, *, owner: str, service: str, pool_size: int, ef_search: int, vector_schema: str = "public"
+    ) -> None:
         self.owner_address = owner
-        self._options = f"{_OPTIONS} -c hnsw.ef_search={ef_search}"
+        self._options = f"{_OPTIONS} -c search_path={SCHEMA},{vector_schema} -c hnsw.ef_search={ef_search}"
         self._owner = self._pool(owner, size=4)
         self._service = self._pool(service, size=pool_size)
 
@@ -39,6 +45,10 @@ class Database:
             configure=register_vector_async,
             check=AsyncConnectionPool.check_connection,
         )
+
+    @property
+    def service_pool_size(self) -> int:
+        return self._service.max_size
 
     async def open(self) -> None:
         try:
@@ -83,4 +93,8 @@ async def _borrowed(pool: AsyncConnectionPool[Connection]) -> AsyncGenerator[Con
     except PoolTimeout as error:
         raise DatabaseUnavailable("no database connection became free in time") from error
     except psycopg.OperationalError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # The query was cancelled because we were: that must not look like a fault that passes.
+            raise asyncio.CancelledError from error
         raise DatabaseUnavailable(f"the database failed: {str(error).strip()}") from error

@@ -50,7 +50,14 @@ class HashingEmbedder:
     max_tokens = 2**31 - 1
     costs_nothing = True
 
-    def __init__(self, dimension: int, *, query_prefix: str = "", document_prefix: str = "") -> None:
+    def __init__(
+        self,
+        dimension: int,
+        *,
+        query_prefix: str = "",
+        document_prefix: str = "",
+        price_per_million_tokens: float = 0.0,
+    ) -> None:
         if not LOWEST <= dimension <= HIGHEST:
             raise SettingsError(
                 f"hashing-{dimension}: a hashing model has {LOWEST} to {HIGHEST} dimensions",
@@ -64,6 +71,7 @@ class HashingEmbedder:
             query_prefix=query_prefix,
             document_prefix=document_prefix,
             pooling="sum",
+            price_per_million_tokens=price_per_million_tokens,
         )
         self._features: dict[str, _Features] = {}
 

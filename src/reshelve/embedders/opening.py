@@ -105,6 +105,7 @@ def _open_hashing(settings: EmbeddingSettings) -> HashingEmbedder:
         int(named[1]),
         query_prefix=settings.query_prefix or "",
         document_prefix=settings.document_prefix or "",
+        price_per_million_tokens=settings.price_per_million_tokens or 0.0,
     )
 
 

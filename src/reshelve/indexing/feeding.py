@@ -20,6 +20,7 @@ from reshelve.indexing.leases import QueueItem, QueueLease, acknowledge_queue, c
 from reshelve.indexing.outbox import dispatch
 from reshelve.indexing.vectors import ChunkText, prepare
 from reshelve.indexing.writing import delete_entries, write_entries
+from reshelve.tasks import cancel_and_wait
 
 BATCH_CHANGES = 256
 PATIENCE = 3
@@ -138,13 +139,10 @@ class Feeder:
 
     async def stop(self) -> None:
         """Ends at once; a batch in flight gives its lease back."""
-        tasks = [task for task in (self._supervisor, *self._tasks.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        self._supervisor = None
+        if self._supervisor is not None:
+            await cancel_and_wait(self._supervisor)
+            self._supervisor = None
+        await cancel_and_wait(*self._tasks.values())
         self._tasks.clear()
 
     async def _supervise(self) -> None:
@@ -153,7 +151,7 @@ class Feeder:
                 async with self._backends.database.service() as connection:
                     live = {index.id: index for index in await live_indexes(connection)}
                 for index_id in set(self._tasks) - set(live):
-                    self._tasks.pop(index_id).cancel()
+                    await cancel_and_wait(self._tasks.pop(index_id))
                 for index_id, index in live.items():
                     if index_id not in self._tasks:
                         self._wake[index_id] = asyncio.Event()
@@ -177,6 +175,8 @@ class Feeder:
                 continue
             if not worked:
                 event = self._wake[index.id]
+                # Not wait_for: before Python 3.12 it can swallow a cancellation, and `stop` would hang.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), self._poll_seconds)
+                    async with asyncio.timeout(self._poll_seconds):
+                        await event.wait()
                 event.clear()

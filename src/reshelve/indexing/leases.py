@@ -15,6 +15,7 @@ from reshelve.crash_points import crash_point
 from reshelve.database.pools import Connection, Database
 from reshelve.domain.indexes import Index
 from reshelve.errors import LeaseLost, ReshelveError
+from reshelve.tasks import cancel_and_wait
 
 LeasedTable = Literal["index_queue", "backfill_ranges"]
 
@@ -160,9 +161,7 @@ async def held(database: Database, table: LeasedTable, epoch: int, *, seconds: f
                 await give_back(connection, table, epoch)
         raise
     finally:
-        renewal.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await renewal
+        await cancel_and_wait(renewal)
 
 
 async def _renew(database: Database, table: LeasedTable, epoch: int, seconds: float) -> None:

@@ -106,7 +106,9 @@ class PgvectorStore:
                     """
                     INSERT INTO {table} (chunk_id, content_hash, embedding, checksum)
                     SELECT s.chunk_id, s.content_hash, s.embedding, hashbyteaextended({send}(s.embedding), 0)
-                    FROM {stage} s JOIN chunks c ON c.id = s.chunk_id AND c.content_hash = s.content_hash
+                    FROM {stage} s
+                    -- One probe of the key a row. As a join, a stage without statistics had all chunks read each time.
+                    WHERE s.content_hash = (SELECT c.content_hash FROM chunks c WHERE c.id = s.chunk_id)
                     ON CONFLICT (chunk_id) DO NOTHING
                     """
                 ).format(

@@ -1,0 +1,303 @@
+"""The command line as a person or a script uses it: real processes, a real embedded server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reshelve import errors
+
+WORDS = [f"{first}{last}" for first in ("sand", "corn", "moon", "fire", "book") for last in ("stone", "field", "light")]
+ROWS = 600
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A folder with a settings file and documents; its collection is one of several on the module's server."""
+
+    folder: Path
+    server: Path
+
+    def settle(self, model: str, more: str = "") -> None:
+        """Write rag.toml."""
+        (self.folder / "rag.toml").write_text(
+            f'[rag]\ncollection = "{self.folder.name}"\n[rag.database]\ndirectory = "{self.server}"\n'
+            f'[rag.embedding]\nmodel = "{model}"\n{more}\n'
+        )
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RESHELVE_", "COLUMNS"))}
+        return subprocess.Popen(
+            [sys.executable, "-m", "reshelve.cli", *command],
+            cwd=self.folder,
+            env={**clean, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str, code: int = 0, **environment: str) -> tuple[str, str]:
+        """Standard output and standard error of a command that ends with `code`."""
+        with self.start(*command, **environment) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == code, f"{command}: exit code {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err
+        return out, err
+
+    def json(self, *command: str, code: int = 0, **environment: str) -> Any:
+        """The one document on standard output."""
+        return json.loads(self.run(*command, "--json", code=code, **environment)[0])
+
+    def error(self, *command: str, code: int = 1, **environment: str) -> dict[str, str]:
+        document = self.json(*command, code=code, **environment)
+        assert document.keys() == {"error"}
+        assert document["error"].keys() == {"code", "message", "advice"}
+        return document["error"]
+
+
+def write_documents(path: Path, *, rows: int = ROWS, bad: bool = False) -> None:
+    dice = random.Random(7)
+    lines = [
+        json.dumps({"_id": f"d{number}", "title": f"Title {number}", "text": " ".join(dice.choices(WORDS, k=30)),
+                    "shelf": number % 3})
+        for number in range(rows)
+    ]  # fmt: skip
+    if bad:
+        lines[5:5] = ["{broken", '{"_id": "n", "text": 7}', '{"text": "nobody\'s"}']
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """The directory of one embedded server for all tests, started and stopped by the commands themselves."""
+    folder = tmp_path_factory.mktemp("server")
+    shop = Shop(folder, folder / ".reshelve")
+    shop.settle("hashing-64")
+    shop.run("up")
+    yield shop.server
+    shop.run("down")
+
+
+@pytest.fixture
+def shop(server: Path, tmp_path: Path) -> Shop:
+    """A collection of its own, not yet made; its model would be hashing-64."""
+    folder = tmp_path / f"shop-{os.getpid()}-{time.monotonic_ns()}"
+    folder.mkdir()
+    shop = Shop(folder, server)
+    shop.settle("hashing-64")
+    return shop
+
+
+@pytest.fixture
+def filled(shop: Shop) -> Shop:
+    write_documents(shop.folder / "docs.jsonl")
+    shop.run("--quiet", "ingest", "docs.jsonl")
+    return shop
+
+
+def test_help_needs_nothing_heavy() -> None:
+    heavy = ("pydantic", "numpy", "psycopg", "rich", "structlog", "openvino", "scipy", "alembic")
+    told = "import sys, reshelve.cli.app; print([name for name in sys.argv[1:] if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", told, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_whole_road(shop: Shop) -> None:
+    write_documents(shop.folder / "docs.jsonl", bad=True)
+    out, err = shop.run("ingest", "docs.jsonl")
+    assert "docs.jsonl:6: broken JSON" in out
+    assert "docs.jsonl:7: the text of document 'n'" in out
+    assert "docs.jsonl:8: the document's `_id` is missing" in out
+    assert "600 added, 0 updated, 0 unchanged, 3 refused" in out
+    assert "reading: " in err
+    again = shop.json("ingest", "docs.jsonl")
+    assert (again["added"], again["unchanged"], again["refused_count"]) == (0, ROWS, 3)
+    assert [refused["line"] for refused in again["refused"]] == [6, 7, 8]
+
+    found = shop.json("search", "sandstone moonlight", "--top-k", "5", "--where", "shelf=1")
+    assert [result["metadata"] for result in found["results"]] == [{"shelf": 1}] * 5
+    assert found["model"] == found["query_model"] == "hashing-64"
+    assert "Nothing to change" in shop.run("plan")[0]
+    assert shop.json("apply")["changed"] is False
+
+    shop.settle("hashing-128")
+    plan = shop.json("plan")
+    assert (plan["needed"], plan["rows"], plan["cost_usd"]) == (True, ROWS, 0.0)
+    assert {"what": "model", "before": "hashing-64", "after": "hashing-128"} in plan["changes"]
+    assert any("vector(128)" in statement for statement in plan["sql"])
+    dry = shop.json("apply", "--dry-run")
+    assert dry["actions"] == plan["actions"]
+    assert dry["actions"][-1]["action"] == "AwaitCutover"
+    assert shop.json("status")["migration"] is None
+
+    out, err = shop.run("apply")
+    assert "✓ proven: 600 chunks, 600 in the index" in out
+    assert "next: reshelve cutover" in out
+    assert "building: " in err
+    assert shop.json("search", "moonlight")["model"] == "hashing-64"
+    assert "hashing-128) answers; the switch took" in shop.run("cutover")[0]
+    assert shop.json("search", "moonlight")["model"] == "hashing-128"
+    assert shop.error("cleanup")["code"] == "transition_refused"
+
+    back = shop.json("rollback")["migration"]
+    assert back["state"] == "rolled_back"
+    assert shop.json("search", "moonlight")["model"] == "hashing-64"
+    second = shop.json("apply", "--cutover")["migration"]
+    assert (second["state"], second["embedded_rows"], second["verification"]["passed"]) == ("soaking", 0, True)
+    assert shop.json("search", "moonlight")["model"] == "hashing-128"
+    assert shop.json("cleanup", "--skip-soak")["rows"] == ROWS
+
+    status = shop.json("status")
+    assert [(index["model"], index["serving"], index["entries"]) for index in status["indexes"]] == [
+        ("hashing-128", True, ROWS)
+    ]
+    assert shop.json("delete", "d1", "d2", "nobody") == {"deleted": 2, "not_found": 1}
+    assert shop.json("verify")["entries"] == ROWS - 2
+    assert {model["model"] for model in shop.json("models")["models"]} >= {"hashing-64", "hashing-128"}
+
+
+def test_up_names_a_psql_line_that_works_and_down_says_what_it_did(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, tmp_path / ".reshelve")
+    shop.settle("hashing-64")
+    try:
+        up = shop.json("up")
+        assert Path(up["socket"]).is_dir()
+        asked = [*shlex.split(up["psql"]), "-Atc", "SELECT current_user"]
+        assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "reshelve_owner\n"
+        assert "is up" in shop.run("up")[0]
+    finally:
+        assert shop.json("down")["stopped"] is True
+    assert "no server was running" in shop.run("down")[0]
+
+
+def test_a_wrong_request_changes_nothing_and_says_what_to_do(filled: Shop) -> None:
+    for command, code, said in (
+        (("search", "   "), "input", "the query is empty"),
+        (("search", "x", "--top-k", "0"), "input", "top_k is 0; it must be from 1 to 1,000"),
+        (("search", "x", "--top-k", "100000"), "input", "top_k is 100000"),
+        (("search", "x", "--index", "999999"), "not_found", "no index 999999"),
+        (("cutover",), "not_found", "there is no migration yet"),
+        (("ingest", "nowhere.jsonl"), "input", "nowhere.jsonl does not exist"),
+        (("ingest", "docs.jsonl", "--format", "pdf"), "input", "unknown format 'pdf'"),
+        (("eval", "."), "input", "neither qrels.tsv nor qrels/test.tsv"),
+    ):
+        error = filled.error(*command)
+        assert error["code"] == code
+        assert said in error["message"]
+    out, err = filled.run("search", "", code=1)
+    assert out == ""
+    assert err == "error: the query is empty\nGive at least one word.\n"
+    (filled.folder / "all-bad.jsonl").write_text("{\n{\n")
+    assert "2 refused" in filled.run("ingest", "all-bad.jsonl", code=1)[0]
+
+
+def test_a_wrong_command_line_is_exit_code_2(shop: Shop) -> None:
+    assert "No such command" in shop.run("serach", code=2)[1]
+    for command in (("search",), ("search", "x", "--where", "shelf"), ("apply", "--detach", "--dry-run"), ("eval",)):
+        assert shop.error(*command, code=2)["code"] == "usage"
+
+
+def test_wrong_settings_are_named_with_the_nearest_right_ones(shop: Shop) -> None:
+    (shop.folder / "rag.toml").write_text('[rag.embedding]\nmodle = "hashing-64"\n')
+    wrong = shop.error("status")
+    assert wrong["code"] == "settings"
+    assert "rag.toml, line 2: unknown setting rag.embedding.modle" in wrong["message"]
+    assert wrong["advice"] == "Did you mean rag.embedding.model?"
+    assert "does not exist" in shop.error("--config", "nowhere.toml", "status")["message"]
+    shop.settle("hashing-64")
+    assert shop.error("search", "x")["code"] == "not_found"
+    shop.settle("no-such/model-anywhere")
+    unknown = shop.error("plan")
+    assert unknown["code"] in {"not_found", "model"}
+    assert shop.error("status", RESHELVE_DATABASE_URL="postgresql://127.0.0.1:1/x")["code"] == "database_unavailable"
+
+
+def test_ctrl_c_in_the_middle_of_apply_loses_nothing(filled: Shop) -> None:
+    filled.settle("hashing-96", "[rag.migration]\nrange_rows = 20\nlease_seconds = 60.0")
+    with filled.start("apply", "--max-rate", "100") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("backfilling: ") and " of " in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert err.endswith("error: stopped\nNothing is lost: `reshelve apply` goes on from here.\n")
+    halfway = filled.json("status")["migration"]
+    assert halfway["state"] == "backfilling"
+    assert 0 < halfway["rows_done"] < ROWS
+    # A lease that was not given back would hold this up for a minute.
+    started = time.monotonic()
+    limited = filled.json("apply", "--limit", "40")["migration"]
+    assert limited["state"] == "backfilling"
+    whole = filled.json("apply")["migration"]
+    assert time.monotonic() - started < 30
+    assert (whole["state"], whole["embedded_rows"], whole["verification"]["passed"]) == ("verifying", ROWS, True)
+    assert filled.json("rollback")["migration"]["state"] == "rolled_back"
+
+
+def test_apply_detached_is_watched_and_paused_from_elsewhere(filled: Shop) -> None:
+    filled.settle("hashing-96", "[rag.migration]\nrange_rows = 20")
+    started = filled.json("apply", "--detach", "--max-rate", "100")
+    deadline = time.monotonic() + 20
+    while (migration := filled.json("status")["migration"]) is None or not migration["rows_done"]:
+        assert time.monotonic() < deadline, Path(started["log"]).read_text()
+    assert filled.error("apply")["code"] == "transition_refused"
+    assert filled.json("pause")["migration"]["state"] == "paused"
+    while Path(f"/proc/{started['pid']}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "paused" in Path(started["log"]).read_text()
+    assert filled.json("status", "--watch")["migration"]["state"] == "paused"
+    with filled.start("status", "--watch") as watcher:
+        assert watcher.wait(20) == 0
+    assert filled.json("resume")["migration"]["state"] == "verifying"
+
+
+def test_a_failed_proof_is_exit_code_3_and_nothing_switches(filled: Shop) -> None:
+    filled.settle(
+        "hashing-96",
+        "[rag.vector_storage.hnsw]\nm = 2\nef_construction = 4\nef_search = 1\n[rag.migration]\nmin_ann_recall = 1.0",
+    )
+    out, _ = filled.run("apply", code=3)
+    assert "✗ not proven" in out
+    assert "the graph's recall@10 is 0." in out
+    assert filled.error("cutover", code=3)["code"] == "gate_held"
+    assert filled.json("search", "moonlight")["model"] == "hashing-64"
+
+
+def test_two_indexes_are_compared_on_judged_queries(filled: Shop) -> None:
+    filled.settle("hashing-128")
+    filled.run("apply")
+    rows = [json.loads(line) for line in (filled.folder / "docs.jsonl").read_text().splitlines()[:30]]
+    queries = [{"_id": f"q{row['_id']}", "text": " ".join(row["text"].split()[:12])} for row in rows]
+    (filled.folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    (filled.folder / "qrels.tsv").write_text("".join(f"q{row['_id']}\t{row['_id']}\t1\n" for row in rows))
+    old, new = (index["id"] for index in filled.json("status")["indexes"])
+    one = filled.json("eval", ".")
+    assert one["queries"] == 30
+    assert one["index"]["means"]["nDCG@10"] > 0.2
+    two = filled.json("eval", ".", "--index", str(new), "--against", str(old), "--ann")
+    ndcg = two["differences"][0]
+    assert ndcg["metric"] == "nDCG@10"
+    assert ndcg["low"] <= ndcg["difference"] <= ndcg["high"]
+    assert ndcg["before"] == pytest.approx(one["index"]["means"]["nDCG@10"])
+    assert two["ann_recall"][f"index {new}"] >= 0.95
+
+
+def test_every_error_code_is_its_own() -> None:
+    codes = [kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")]
+    assert len(codes) == len(set(codes))
