@@ -35,6 +35,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
     directory = tmp_path_factory.mktemp("server")
     address = embedded.start(directory)
     with psycopg.connect(address.owner, autocommit=True) as connection:
+        # The tests kill programs, never this server: it does not have to survive a power cut.
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE DATABASE template_reshelve")
         connection.execute("ALTER DATABASE template_reshelve SET search_path = reshelve, public")
     template = make_conninfo(address.owner, dbname="template_reshelve")

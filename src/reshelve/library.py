@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from reshelve.domain.documents import Document
 from reshelve.domain.indexes import IndexState, Scope
-from reshelve.domain.migration import Action, Advance, Soak, State
-from reshelve.errors import DocumentRefused, InputError, NotFoundError, NothingToDo, TransitionRefused
+from reshelve.errors import DocumentRefused
 from reshelve.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
     from reshelve.corpus.chunkers import Chunker
     from reshelve.corpus.ingest import IngestReport
     from reshelve.database.catalog import RegisteredChunking
+    from reshelve.domain.migration import Action
     from reshelve.evaluation.judged import Judged
     from reshelve.evaluation.runs import Evaluation
+    from reshelve.indexing.building import OnBuild
     from reshelve.indexing.feeding import Feeder
     from reshelve.migrations.cleanup import Cleaned
     from reshelve.migrations.engine import Listener
@@ -120,14 +121,16 @@ class Library:
         format: str | None = None,
         wait: bool = True,
         on_progress: Callable[[IngestReport], None] | None = None,
+        on_build: OnBuild | None = None,
     ) -> IngestReport:
         """Add, change or leave documents by their external id. Makes the collection at the first call.
 
         Takes a file or folder, one document, or any iterable of documents or mappings ({"_id", "title", "text", ...}).
         What cannot be taken is in the report, by line, and stops nothing. With `wait` the call returns once searches
-        find what was written.
+        find what was written, and an index that has grown large has its graph.
         """
         from reshelve.corpus.ingest import ingest
+        from reshelve.indexing.building import build_large
 
         collection_id = await self._ensure_collection()
         report = await ingest(
@@ -139,6 +142,8 @@ class Library:
             on_progress=on_progress,
         )
         await self._applied(collection_id, report.xid, wait=wait)
+        if wait and report.chunks_added:
+            await build_large(self.backends, collection_id, **({"on_build": on_build} if on_build else {}))
         return report
 
     async def delete(self, external_ids: Sequence[str], *, tenant: str = "", wait: bool = True) -> int:
@@ -268,11 +273,9 @@ class Library:
 
     async def plan(self) -> Plan:
         """What would change if the settings were applied, and what it costs. Writes nothing."""
-        from reshelve.migrations.declaration import declared
-        from reshelve.migrations.plan import make_plan
+        from reshelve.migrations import steering
 
-        async with declared(self.settings) as (declaration, embedder):
-            return await make_plan(self.backends, declaration, embedder, collection=self.settings.collection)
+        return await steering.plan(self.backends)
 
     async def apply(
         self,
@@ -289,186 +292,59 @@ class Library:
         its spend gets over it. With `cutover` the switch follows the proof. Raises NothingToDo, or TransitionRefused
         when the settings ask for something else than the active migration does.
         """
-        migration = await self._active_or_new()
-        await self._set_limits(migration, budget_usd=budget_usd, max_rate=max_rate)
-        if migration.state in (State.PAUSED, State.FAILED):
-            await self._resume(migration)
-        return await self._run(migration, limit=limit, cutover=cutover, on_event=on_event)
+        from reshelve.migrations import steering
+
+        return await steering.apply(
+            self.backends, limit=limit, max_rate=max_rate, budget_usd=budget_usd, cutover=cutover, on_event=on_event
+        )
 
     async def foresee(self, *, cutover: bool = False) -> list[Action]:
         """The actions that `apply` would take now, up to the next place where a person decides. Writes nothing."""
-        from reshelve.database import catalog
-        from reshelve.migrations import records
-        from reshelve.migrations.engine import Run
+        from reshelve.migrations import steering
 
-        async with self.backends.database.owner() as connection:
-            route = await catalog.get_route(connection, self.settings.collection)
-            active = await records.latest(connection, route.collection_id)
-        if active is not None and not active.over:
-            return await Run(backends=self.backends, migration_id=active.id, cutover_wanted=cutover).foresee()
-        actions = (await self.plan()).actions
-        return [*actions[:-1], Advance(State.SOAKING), Soak()] if cutover and actions else actions
+        return await steering.foresee(self.backends, cutover=cutover)
 
     async def resume(self, *, budget_usd: float | None = None, on_event: Listener | None = None) -> Migration:
         """Go on with a paused or failed migration, whatever the settings say by now."""
-        migration = await self._require_migration()
-        await self._set_limits(migration, budget_usd=budget_usd, max_rate=None)
-        await self._resume(migration)
-        return await self._run(migration, on_event=on_event)
+        from reshelve.migrations import steering
+
+        return await steering.resume(self.backends, budget_usd=budget_usd, on_event=on_event)
 
     async def pause(self, *, reason: str = "asked for") -> Migration:
         """Stop the backfill after the ranges in flight. Both indexes stay fed."""
-        return await self._move(State.PAUSED, reason=reason)
+        from reshelve.migrations import steering
+
+        return await steering.pause(self.backends, reason=reason)
 
     async def verify(self, *, index: int | None = None) -> Verification:
         """Compare an index with the corpus and mend what differs: the migration's target, or the serving index."""
-        from reshelve.database import catalog
-        from reshelve.migrations import records
-        from reshelve.migrations.verify import verify_index
+        from reshelve.migrations import steering
 
-        async with self.backends.database.owner() as connection:
-            route = await catalog.get_route(connection, self.settings.collection)
-            migration = await records.latest(connection, route.collection_id)
-            wanted = index
-            if wanted is None and migration is not None and not migration.over:
-                wanted = migration.target_index_id
-            chosen = route.serving if wanted is None else await catalog.get_index(connection, wanted)
-        proof = await verify_index(self.backends, chosen)
-        if migration is not None and not migration.over and chosen.id == migration.target_index_id:
-            async with self.backends.database.owner() as connection:
-                await records.set_verification(connection, migration, proof.as_dict())
-        return proof
+        return await steering.verify(self.backends, index=index)
 
     async def cutover(self, *, on_event: Listener | None = None) -> Migration:
-        """Verify once more, and give the searches to the new index. Raises MigrationError where the proof fails."""
-        from reshelve.errors import GateHeld
+        """Verify once more, and give the searches to the new index. Raises GateHeld where the proof fails."""
+        from reshelve.migrations import steering
 
-        migration = await self._require_migration()
-        if migration.state not in (State.VERIFYING, State.SHADOWING, State.ROLLING_OUT):
-            raise TransitionRefused(
-                f"the migration is {migration.state}; a cutover comes after the proof",
-                advice="Run reshelve apply until it is verified; see reshelve status.",
-            )
-        after = await self._run(migration, cutover=True, on_event=on_event)
-        if after.state is State.VERIFYING:
-            raise GateHeld(
-                f"no cutover: {after.reason or 'the verification failed'}",
-                advice="The serving index is untouched. Mend what is named, then reshelve cutover again.",
-            )
-        return after
+        return await steering.cutover(self.backends, on_event=on_event)
 
     async def rollback(self, *, on_event: Listener | None = None) -> Migration:
         """Take the migration back. Nothing is lost and nothing embedded again: the old index was fed all along."""
-        migration = await self._require_migration()
-        if migration.state is not State.ROLLING_BACK:
-            if migration.state is State.COMPLETED:
-                raise TransitionRefused(
-                    "the migration is completed",
-                    advice="Put the old settings back and run reshelve apply: until cleanup its index is still fed.",
-                )
-            migration = await self._move(State.ROLLING_BACK)
-        return await self._run(migration, on_event=on_event)
+        from reshelve.migrations import steering
 
-    async def complete(self) -> Migration:
-        """End the soak now."""
-        return await self._move(State.COMPLETED)
+        return await steering.rollback(self.backends, on_event=on_event)
 
     async def cleanup(self, *, skip_soak: bool = False) -> Cleaned:
         """Drop the index that the migration left behind. Refused while anybody reads it, or the soak goes on."""
-        from reshelve.migrations.cleanup import clean_up
+        from reshelve.migrations import steering
 
-        migration = await self._require_migration()
-        if migration.state is State.SOAKING:
-            migration = await self.complete() if skip_soak else await self._run(migration)
-        return await clean_up(self.backends, migration)
+        return await steering.cleanup(self.backends, skip_soak=skip_soak)
 
     async def status(self) -> Status:
         """The route, the indexes with their lag, the migration with progress, rate, ETA and spend."""
         from reshelve.migrations.status import read_status
 
         return await read_status(self.backends, collection=self.settings.collection)
-
-    async def _require_migration(self) -> Migration:
-        from reshelve.migrations import records
-
-        collection_id = await self._collection_id()
-        async with self.backends.database.owner() as connection:
-            return await records.require_latest(connection, collection_id)
-
-    async def _active_or_new(self) -> Migration:
-        from reshelve.migrations import records
-        from reshelve.migrations.declaration import Declaration, declared
-        from reshelve.migrations.plan import make_plan
-
-        collection_id = await self._collection_id()
-        async with self.backends.database.owner() as connection:
-            active = await records.latest(connection, collection_id)
-        async with declared(self.settings) as (declaration, embedder):
-            if active is not None and not active.over:
-                if Declaration.from_dict(active.target).identity != declaration.identity:
-                    raise TransitionRefused(
-                        f"migration {active.id} to {active.target['model']['name']} is {active.state}, "
-                        "and the settings ask for something else by now",
-                        advice="Put the settings back, or take it back first: reshelve rollback.",
-                    )
-                return active
-            plan = await make_plan(self.backends, declaration, embedder, collection=self.settings.collection)
-        if not plan.needed:
-            raise NothingToDo("nothing to do: the serving index is what the settings ask for")
-        async with self.backends.database.owner() as connection:
-            route = await self._route_now(connection)
-            return await records.create(
-                connection,
-                collection_id=collection_id,
-                source_index_id=route,
-                target=plan.target,
-                plan={key: value for key, value in plan.as_dict().items() if key != "target"},
-            )
-
-    async def _route_now(self, connection: Any) -> int:
-        from reshelve.database import catalog
-
-        return (await catalog.get_route(connection, self.settings.collection)).serving.id
-
-    async def _set_limits(self, migration: Migration, *, budget_usd: float | None, max_rate: float | None) -> None:
-        from reshelve.migrations import records
-
-        for name, value in (("budget_usd", budget_usd), ("max_rate", max_rate)):
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be above 0, not {value}")
-        async with self.backends.database.owner() as connection:
-            await records.set_limits(connection, migration, budget_usd=budget_usd, max_rate=max_rate)
-
-    async def _resume(self, migration: Migration) -> None:
-        from reshelve.migrations import records
-
-        async with self.backends.database.owner() as connection:
-            await records.transition(connection, migration, records.resume_state(migration))
-
-    async def _move(self, to: State, *, reason: str | None = None) -> Migration:
-        from reshelve.migrations import records
-
-        migration = await self._require_migration()
-        async with self.backends.database.owner() as connection:
-            await records.transition(connection, migration, to, reason=reason)
-            return await records.get(connection, migration.id)
-
-    async def _run(
-        self,
-        migration: Migration,
-        *,
-        limit: int | None = None,
-        cutover: bool = False,
-        on_event: Listener | None = None,
-    ) -> Migration:
-        from reshelve.migrations.engine import Run
-
-        if limit is not None and limit < 1:
-            raise InputError(f"limit must be at least 1, not {limit}")
-        run = Run(backends=self.backends, migration_id=migration.id, cutover_wanted=cutover, row_limit=limit)
-        if on_event is not None:
-            run.listener = on_event
-        return await run.go()
 
 
 def _documents(
@@ -498,6 +374,3 @@ def _each(rows: Iterable[Document | DocumentRefused | Mapping[str, Any]]) -> Ite
             yield from_mapping(row, line=number)
         except DocumentRefused as refused:
             yield refused
-
-
-__all__ = ["Connecting", "Library", "NotFoundError", "Source", "connect"]

@@ -32,6 +32,9 @@ class DatabaseSettings(_Section):
 
 
 class HnswSettings(_Section):
+    """An index under `min_rows` rows is searched exactly until a migration builds its graph."""
+
+    min_rows: int = Field(default=10_000, ge=1)
     m: int = Field(default=16, ge=2, le=100)
     ef_construction: int = Field(default=64, ge=4, le=1000)
     ef_search: int = Field(default=100, ge=1, le=1000)

@@ -60,6 +60,14 @@ async def test_the_index_is_made_as_declared(settings_of: SettingsOf) -> None:
     assert ef_search == ("77",)
 
 
+async def test_an_index_that_has_grown_large_gets_its_graph(settings_of: SettingsOf) -> None:
+    async with reshelve.connect(settings_of(f"[rag.vector_storage.hnsw]\nmin_rows = 30\n{HASHING}")) as library:
+        await library.ingest(documents(29))
+        assert [index.built for index in (await library.status()).indexes] == [False]
+        await library.ingest(documents(40))
+        assert [index.built for index in (await library.status()).indexes] == [True]
+
+
 async def test_a_dimension_that_the_model_does_not_have_is_refused(settings_of: SettingsOf) -> None:
     async with reshelve.connect(settings_of(f"[rag.vector_storage]\ndimensions = 65\n{HASHING}")) as library:
         with pytest.raises(ModelError, match="65"):

@@ -17,6 +17,7 @@ from reshelve.domain.models import EmbeddingModel
 from reshelve.embedders.canary import canary
 from reshelve.embedders.opening import open_embedder, reopen_embedder
 from reshelve.embedders.protocol import Embedder
+from reshelve.embedders.wordpiece import wordpiece
 from reshelve.errors import NotFoundError
 from reshelve.settings import Settings
 
@@ -133,7 +134,13 @@ async def register(
 
 
 async def chunker_of(backends: Backends, chunking: catalog.RegisteredChunking) -> Chunker:
-    """The chunker of a registered chunking: its tokenizer comes from a model that has it."""
+    """The chunker of a registered chunking: its tokenizer comes from a model that has it.
+
+    Most often that is the built-in one, and no model is opened: a write must not wait for a provider that is down.
+    """
+    built_in = wordpiece()
+    if tokenizer_fingerprint(built_in) == chunking.chunking.tokenizer:
+        return Chunker(chunking.chunking, built_in)
     async with backends.database.service() as connection:
         indexes = [index for index in await catalog.live_indexes(connection) if index.chunking_id == chunking.id]
     for index in indexes:

@@ -35,6 +35,7 @@ from reshelve.domain.migration import (
     stops,
 )
 from reshelve.errors import ReshelveError, TransitionRefused
+from reshelve.indexing.building import BuildProgress, build_index
 from reshelve.indexing.outbox import older_than, snapshot_xmax
 from reshelve.indexing.ranges import Progress, enumerate_some, progress
 from reshelve.migrations import records
@@ -189,7 +190,7 @@ class Run:
             case FillRanges():
                 await self._fill(await self._target(migration))
             case BuildIndex():
-                await self._build(migration, await self._target(migration))
+                await self._build(await self._target(migration))
             case Verify():
                 await self._verify(migration, await self._target(migration))
             case SwitchBack():
@@ -249,33 +250,13 @@ class Run:
         finally:
             self.rows_done += backfill.rows_done
 
-    async def _build(self, migration: Migration, target: Index) -> None:
-        connection = await self.backends.database.dedicated()
-        try:
-            # The server notices within a second that we died, and ends the build.
-            await connection.execute("SET client_connection_check_interval = '1s'")
-            building = asyncio.create_task(self.backends.stores.of(target).build(connection, target))
-            while not building.done():
-                await asyncio.wait([building], timeout=0.25)
-                await self._tell_build(target)
-            await building
-        finally:
-            await connection.close()
+    async def _build(self, target: Index) -> None:
+        def tell(now: BuildProgress) -> None:
+            share = now.rows / now.of_rows if now.of_rows else None
+            doing = f"build: {now.phase}"
+            self.listener(Happening(state=State.BUILDING, doing=doing, share=share, rows=now.rows, of_rows=now.of_rows))
 
-    async def _tell_build(self, target: Index) -> None:
-        async with self.backends.database.owner() as connection:
-            cursor = await connection.execute(
-                "SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index "
-                "WHERE relid = to_regclass(%s)",
-                (f"reshelve.{target.table}",),
-            )
-            row = await cursor.fetchone()
-        if row is not None:
-            crash_point("build.running")
-            share = row[1] / row[2] if row[2] else None
-            self.listener(
-                Happening(state=State.BUILDING, doing=f"build: {row[0]}", share=share, rows=row[1], of_rows=row[2])
-            )
+        await build_index(self.backends, target, on_build=tell)
 
     async def _verify(self, migration: Migration, target: Index) -> None:
         started = time.perf_counter()
