@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reshelve.database.pins import IndexPins
 from reshelve.database.pools import Database
 from reshelve.embedders.registry import OpenEmbedders
+from reshelve.embedders.under_way import Flights, Purse
 from reshelve.settings import Settings
 from reshelve.stores.opening import Stores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
+    """`flights` and `purses` (by index id) are shared by every task of this process that embeds."""
+
     database: Database
     stores: Stores
     embedders: OpenEmbedders
     pins: IndexPins
     settings: Settings
+    flights: Flights = field(default_factory=Flights)
+    purses: dict[int, Purse] = field(default_factory=dict[int, Purse])

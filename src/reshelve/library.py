@@ -121,13 +121,15 @@ class Library:
         format: str | None = None,
         wait: bool = True,
         on_progress: Callable[[IngestReport], None] | None = None,
+        on_left: Callable[[int], None] | None = None,
         on_build: OnBuild | None = None,
     ) -> IngestReport:
         """Add, change or leave documents by their external id. Makes the collection at the first call.
 
         Takes a file or folder, one document, or any iterable of documents or mappings ({"_id", "title", "text", ...}).
         What cannot be taken is in the report, by line, and stops nothing. With `wait` the call returns once searches
-        find what was written, and an index that has grown large has its graph.
+        find what was written, and an index that has grown large has its graph: `on_left` is told how many changes are
+        still to be taken in, `on_build` how far the graph is.
         """
         from reshelve.corpus.ingest import ingest
         from reshelve.indexing.building import build_large
@@ -141,7 +143,7 @@ class Library:
             chunker_of=self._chunker_of,
             on_progress=on_progress,
         )
-        await self._applied(collection_id, report.xid, wait=wait)
+        await self._applied(collection_id, report.xid, wait=wait, on_left=on_left)
         if wait and report.chunks_added:
             await build_large(self.backends, collection_id, **({"on_build": on_build} if on_build else {}))
         return report
@@ -155,7 +157,14 @@ class Library:
         await self._applied(collection_id, xid, wait=wait)
         return deleted
 
-    async def _applied(self, collection_id: int, xid: int | None, *, wait: bool) -> None:
+    async def _applied(
+        self,
+        collection_id: int,
+        xid: int | None,
+        *,
+        wait: bool,
+        on_left: Callable[[int], None] | None = None,
+    ) -> None:
         from reshelve.indexing.draining import wait_for_write
 
         if xid is None:
@@ -163,7 +172,7 @@ class Library:
         if self._feeder is not None:
             self._feeder.wake()
         if wait:
-            await wait_for_write(self.backends, collection_id=collection_id, xid=xid)
+            await wait_for_write(self.backends, collection_id=collection_id, xid=xid, on_left=on_left)
 
     async def _chunker_of(self, chunking: RegisteredChunking) -> Chunker:
         from reshelve.migrations.declaration import chunker_of

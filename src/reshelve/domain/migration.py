@@ -93,6 +93,8 @@ class Advance(Action):
     to: State
 
     def describe(self) -> str:
+        if self.to is State.SOAKING:
+            return "drain, then switch the searches to the new index"
         return f"enter {self.to}"
 
 

@@ -11,14 +11,14 @@ from reshelve.domain.models import Vectors
 from reshelve.embedders.protocol import Embedder
 from reshelve.errors import ModelChangedError
 
-_SENTENCE = "A library can be reshelved while its readers keep borrowing: 42 shelves, Zürich, 東京, naïve café."
+CANARY = "A library can be reshelved while its readers keep borrowing: 42 shelves, Zürich, 東京, naïve café."
 _LEAST_COSINE = 0.99
 """Precision (bf16 against fp32, another GPU) moves it by less than 0.001; another model by more than 0.3."""
 
 
 async def canary(embedder: Embedder) -> Vectors:
     """The sentence's vector as a document, of shape (1, dimension)."""
-    return (await embedder.embed_documents([_SENTENCE])).vectors
+    return (await embedder.embed_documents([CANARY])).vectors
 
 
 def check_canary(stored: Vectors, now: Vectors) -> None:

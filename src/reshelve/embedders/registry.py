@@ -17,7 +17,7 @@ class OpenEmbedders:
         self._load = load
         self._settings = settings
         self._open: dict[int, Embedder] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[int, asyncio.Lock] = {}
 
     async def of(self, model_id: int) -> Embedder:
         """The embedder of a registered model. Raises ModelChangedError when it no longer makes the same vectors."""
@@ -27,7 +27,8 @@ class OpenEmbedders:
         from reshelve.embedders.canary import canary, check_canary
         from reshelve.embedders.opening import reopen_embedder
 
-        async with self._opening:
+        # A lock a model: one whose endpoint does not answer must not keep the others from being opened.
+        async with self._opening.setdefault(model_id, asyncio.Lock()):
             if model_id not in self._open:
                 known = await self._load(model_id)
                 embedder = await reopen_embedder(known.model, location=known.location, settings=self._settings)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from reshelve.backends import Backends
 from reshelve.database.catalog import live_indexes
@@ -64,22 +64,53 @@ async def _feed(backends: Backends, index: Index) -> int:
             return taken
 
 
-async def wait_for_write(backends: Backends, *, collection_id: int, xid: int, timeout_seconds: float = 300.0) -> None:
-    """Until the write of transaction `xid` is in every index that may answer. Somebody else does the feeding."""
-    deadline = time.monotonic() + timeout_seconds
+async def wait_for_write(
+    backends: Backends,
+    *,
+    collection_id: int,
+    xid: int,
+    on_left: Callable[[int], None] | None = None,
+    patience_seconds: float = 120.0,
+) -> None:
+    """Until the write of transaction `xid` is in every index that may answer. Somebody else does the feeding.
+
+    `on_left` is told, every second or so, how many changes are still to be taken in. Raises DatabaseUnavailable when
+    their number has not shrunk for `patience_seconds`.
+    """
+    waiting = _Waiting(patience_seconds, on_left)
     pause = 0.002
     while True:
         async with backends.database.service() as connection:
-            ready = [
-                index for index in await live_indexes(connection, collection_id) if index.state is IndexState.READY
-            ]
+            live = await live_indexes(connection, collection_id)
+            ready = [index for index in live if index.state is IndexState.READY]
             open_for = [index.id for index in ready if await has_pending_of(connection, index.id, up_to_xid=xid)]
-        if not open_for:
-            return
-        if time.monotonic() > deadline:
-            raise DatabaseUnavailable(
-                f"the write is stored, and was not yet taken in by index {open_for[0]} after {timeout_seconds:g} s",
-                advice="It is not lost: see reshelve status for the lag and its reason.",
-            )
+            if not open_for:
+                return
+            if waiting.due():
+                waiting.look(sum([await pending(connection, index, below_xid=xid + 1) for index in open_for]))
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 0.05)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    patience_seconds: float
+    on_left: Callable[[int], None] | None
+    fewest: int | None = None
+    shrunk_at: float = field(default_factory=time.monotonic)
+    looked_at: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        return time.monotonic() - self.looked_at > 1.0
+
+    def look(self, left: int) -> None:
+        self.looked_at = time.monotonic()
+        if self.fewest is None or left < self.fewest:
+            self.fewest, self.shrunk_at = left, self.looked_at
+        if self.on_left is not None:
+            self.on_left(left)
+        if self.looked_at - self.shrunk_at > self.patience_seconds:
+            raise DatabaseUnavailable(
+                f"the write is stored, but {left:,} changes wait for an index for {self.patience_seconds:g} s by now",
+                advice="Nothing is lost: see reshelve status for the lag, and the log for the reason.",
+            )

@@ -150,12 +150,14 @@ async def _absent_chunks(
 ) -> list[ChunkText]:
     cursor = await connection.execute(
         sql.SQL(
-            "SELECT c.id, c.content_hash, c.content FROM chunks c LEFT JOIN {} h ON h.chunk_id = c.id "
-            "WHERE c.chunking_id = %s AND c.id BETWEEN %s AND %s AND h.chunk_id IS NULL ORDER BY c.id"
+            # The bounds stand on both sides: the planner does not carry them over, and would read all that is held.
+            "SELECT c.id, c.content_hash, c.content FROM chunks c "
+            "LEFT JOIN {} h ON h.chunk_id = c.id AND h.chunk_id BETWEEN %(lo)s AND %(hi)s "
+            "WHERE c.chunking_id = %(chunking)s AND c.id BETWEEN %(lo)s AND %(hi)s AND h.chunk_id IS NULL ORDER BY c.id"
         ).format(backends.stores.of(index).holdings(index)),
-        (index.chunking_id, lease.lo, lease.hi),
+        {"chunking": index.chunking_id, "lo": lease.lo, "hi": lease.hi},
     )
-    return [ChunkText(*row) for row in await cursor.fetchall()]
+    return list(map(ChunkText._make, await cursor.fetchall()))
 
 
 async def _copy_from_siblings(backends: Backends, connection: Connection, index: Index, lease: RangeLease) -> int:
@@ -168,10 +170,10 @@ async def _copy_from_siblings(backends: Backends, connection: Connection, index:
                 sql.SQL(
                     "INSERT INTO {} (chunk_id, content_hash, embedding, checksum) "
                     "SELECT e.chunk_id, e.content_hash, e.embedding, e.checksum FROM {} e "
-                    "JOIN chunks c ON c.id = e.chunk_id WHERE e.chunk_id BETWEEN %s AND %s "
-                    "ON CONFLICT (chunk_id) DO NOTHING"
+                    "JOIN chunks c ON c.id = e.chunk_id AND c.id BETWEEN %(lo)s AND %(hi)s "
+                    "WHERE e.chunk_id BETWEEN %(lo)s AND %(hi)s ON CONFLICT (chunk_id) DO NOTHING"
                 ).format(sql.Identifier("reshelve", index.table), sql.Identifier("reshelve", other.table)),
-                (lease.lo, lease.hi),
+                {"lo": lease.lo, "hi": lease.hi},
             )
             copied += cursor.rowcount
     return copied

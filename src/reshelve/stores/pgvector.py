@@ -13,12 +13,15 @@ from reshelve.crash_points import crash_point
 from reshelve.domain.indexes import Index, Metric, Scope
 from reshelve.domain.models import Vectors
 from reshelve.errors import StoreError
+from reshelve.stores import arrays
+from reshelve.stores.arrays import register_arrays
 from reshelve.stores.protocol import Connection, Entries, Flaw, Hit, refuse_other_space
 from reshelve.stores.scope import LIVING, condition
 
 HNSW_MAX_VECTOR_DIMENSION = 2000
 """pgvector builds HNSW on `vector` up to here, and on `halfvec` up to 4,000."""
 _UNIT_TOLERANCE = 0.01
+_ROWS_A_STATEMENT = 1000
 
 _OPERATOR: dict[Metric, LiteralString] = {Metric.COSINE: "<=>", Metric.L2: "<->", Metric.INNER_PRODUCT: "<#>"}
 _OPERATOR_CLASS: dict[Metric, LiteralString] = {
@@ -87,39 +90,32 @@ class PgvectorStore:
 
     async def write(self, connection: Connection, index: Index, entries: Entries) -> int:
         refuse_other_space(index, entries.vectors)
-        if not len(entries.chunk_ids):
-            return 0
         kind = vector_type(index)
-        stage = sql.Identifier("pg_temp", f"stage_{kind}_{index.dimension}")
-        await connection.execute(
-            sql.SQL(
-                "CREATE TEMPORARY TABLE IF NOT EXISTS {} (chunk_id bigint, content_hash uuid, embedding {}({})) "
-                "ON COMMIT DELETE ROWS"
-            ).format(sql.Identifier(f"stage_{kind}_{index.dimension}"), sql.SQL(kind), sql.Literal(index.dimension))
-        )
-        async with connection.cursor() as cursor:
-            async with cursor.copy(sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(stage)) as copy:
-                await copy.write(binary_rows(entries, half=kind == "halfvec"))
-            crash_point("apply.half_written")
-            await cursor.execute(
-                sql.SQL(
-                    """
-                    INSERT INTO {table} (chunk_id, content_hash, embedding, checksum)
-                    SELECT s.chunk_id, s.content_hash, s.embedding, hashbyteaextended({send}(s.embedding), 0)
-                    FROM {stage} s
-                    -- One probe of the key a row. As a join, a stage without statistics had all chunks read each time.
-                    WHERE s.content_hash = (SELECT c.content_hash FROM chunks c WHERE c.id = s.chunk_id)
-                    ON CONFLICT (chunk_id) DO NOTHING
-                    """
-                ).format(
-                    table=_table(index),
-                    stage=stage,
-                    send=sql.SQL("vector_send" if kind == "vector" else "halfvec_send"),
-                )
+        statement = sql.SQL(
+            """
+            INSERT INTO {table} (chunk_id, content_hash, embedding, checksum)
+            SELECT s.chunk_id, s.content_hash, s.embedding, hashbyteaextended({send}(s.embedding), 0)
+            FROM unnest(%b::bigint[], %b::uuid[], %b::{kind}[]) s (chunk_id, content_hash, embedding)
+            -- One probe of the key a row. As a join, whose size nobody can tell, it could read all chunks each time.
+            WHERE s.content_hash = (SELECT c.content_hash FROM chunks c WHERE c.id = s.chunk_id)
+            ON CONFLICT (chunk_id) DO NOTHING
+            """
+        ).format(table=_table(index), kind=sql.SQL(kind), send=sql.SQL(f"{kind}_send"))
+        register_arrays(connection)
+        oid = connection.adapters.types[kind].oid
+        written = 0
+        for start in range(0, len(entries.chunk_ids), _ROWS_A_STATEMENT):
+            part = slice(start, start + _ROWS_A_STATEMENT)
+            cursor = await connection.execute(
+                statement,
+                (
+                    arrays.bigints(entries.chunk_ids[part]),
+                    arrays.uuids(entries.content_hashes[part]),
+                    arrays.vectors(entries.vectors[part], half=kind == "halfvec", oid=oid),
+                ),
             )
-            written = cursor.rowcount
-            # Several batches may share one transaction.
-            await cursor.execute(sql.SQL("TRUNCATE {}").format(stage))
+            written += cursor.rowcount
+            crash_point("apply.half_written")
         return written
 
     async def delete(self, connection: Connection, index: Index, chunk_ids: Sequence[int]) -> int:
@@ -238,36 +234,3 @@ def _as_array(value: Any) -> Vectors:
 def vector_text(vector: Vectors) -> str:
     """pgvector's text form; nine significant digits carry a float32 exactly."""
     return "[" + ",".join(f"{value:.9g}" for value in vector.tolist()) + "]"
-
-
-def binary_rows(entries: Entries, *, half: bool) -> bytes:
-    """All rows in PostgreSQL's binary COPY format, made in one piece.
-
-    Every row has the same width, so a big-endian structured array is the wire format:
-    https://www.postgresql.org/docs/current/sql-copy.html (binary), and pgvector's vector_recv / halfvec_recv.
-    """
-    count, dimension = entries.vectors.shape
-    width = 2 if half else 4
-    row = np.dtype(
-        [
-            ("fields", ">i2"),
-            ("id_size", ">i4"),
-            ("id", ">i8"),
-            ("hash_size", ">i4"),
-            ("hash", "V16"),
-            ("vector_size", ">i4"),
-            ("dimension", ">i2"),
-            ("unused", ">i2"),
-            ("vector", ">f2" if half else ">f4", (dimension,)),
-        ]
-    )
-    rows = np.zeros(count, dtype=row)
-    rows["fields"] = 3
-    rows["id_size"] = 8
-    rows["id"] = entries.chunk_ids
-    rows["hash_size"] = 16
-    rows["hash"] = np.frombuffer(b"".join(value.bytes for value in entries.content_hashes), dtype="V16")
-    rows["vector_size"] = 4 + width * dimension
-    rows["dimension"] = dimension
-    rows["vector"] = entries.vectors
-    return b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows.tobytes() + b"\xff\xff"
