@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from uuid import UUID
 
 import numpy as np
 from psycopg import sql
@@ -23,8 +22,6 @@ from reshelve.domain.migration import State
 from reshelve.library import Library
 from reshelve.migrations import records
 from reshelve.migrations.engine import Happening
-from reshelve.stores.pgvector import binary_rows
-from reshelve.stores.protocol import Entries
 
 ROWS = 100_000
 ENDPOINT_ROWS = 30_000
@@ -71,8 +68,7 @@ async def copy_seconds(library: Library, *, rows: int, batch: int) -> float:
     batches = []
     for start in range(0, rows, batch):
         ids = np.arange(start, min(start + batch, rows), dtype=np.int64)
-        hashes = [UUID(int=number) for number in ids.tolist()]
-        batches.append(binary_rows(Entries(ids, hashes, vectors[start : start + batch]), half=False))
+        batches.append(_binary_rows(ids, vectors[start : start + batch]))
     async with library.backends.database.owner() as connection:
         await connection.execute("DROP TABLE IF EXISTS side")
         await connection.execute(
@@ -83,6 +79,32 @@ async def copy_seconds(library: Library, *, rows: int, batch: int) -> float:
             async with connection.cursor().copy("COPY side FROM STDIN (FORMAT binary)") as copy:
                 await copy.write(ready)
         return time.perf_counter() - began
+
+
+def _binary_rows(ids: np.ndarray, vectors: np.ndarray) -> bytes:
+    """Rows of (bigint, uuid, vector) as COPY takes them: every row has the same width, so an array is the wire form."""
+    dimension = vectors.shape[1]
+    row = np.dtype(
+        [
+            ("fields", ">i2"),
+            ("id_size", ">i4"),
+            ("id", ">i8"),
+            ("hash_size", ">i4"),
+            ("hash", ">i8", (2,)),
+            ("vector_size", ">i4"),
+            ("dimension", ">i2"),
+            ("unused", ">i2"),
+            ("vector", ">f4", (dimension,)),
+        ]
+    )
+    rows = np.zeros(len(ids), dtype=row)
+    sizes = {"fields": 3, "id_size": 8, "hash_size": 16, "vector_size": 4 + 4 * dimension, "dimension": dimension}
+    for name, value in sizes.items():
+        rows[name] = value
+    rows["id"] = ids
+    rows["hash"] = ids[:, None]
+    rows["vector"] = vectors
+    return b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows.tobytes() + b"\xff\xff"
 
 
 async def free(server: Server, *, rows: int = ROWS, rounds: int = ROUNDS) -> list[Figure]:

@@ -6,12 +6,16 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import reshelve
 from tests.support.writers import documents
 
-ROWS = 300
+ROWS = 200
+
+Declare = Callable[..., Path]
+Outsider = psycopg.AsyncConnection[tuple[object, ...]]
 
 
 @dataclass(frozen=True)
@@ -20,16 +24,18 @@ class Scene:
 
     library: reshelve.Library
     target: Path
-    declare: Callable[..., Path]
+    declare: Declare
 
 
 @pytest.fixture
-def declare(database_urls: tuple[str, str], tmp_path: Path) -> Callable[..., Path]:
+def declare(database_urls: tuple[str, str], tmp_path: Path) -> Declare:
+    """Writes the settings file of this test: a call overwrites what the last one wrote."""
+
     def write(model: str = "hashing-64", *, backend: str = "pgvector", extra: str = "") -> Path:
         file = tmp_path / "rag.toml"
         file.write_text(
             f'[rag.database]\nurl = "{database_urls[0]}"\nservice_url = "{database_urls[1]}"\n'
-            f'[rag.vector_storage]\nbackend = "{backend}"\n[rag.embedding]\nmodel = "{model}"\n'
+            f'[rag.embedding]\nmodel = "{model}"\n[rag.vector_storage]\nbackend = "{backend}"\n'
             f"[rag.migration]\nlease_seconds = 0.5\nrange_rows = 40\n{extra}",
             encoding="utf-8",
         )
@@ -39,8 +45,26 @@ def declare(database_urls: tuple[str, str], tmp_path: Path) -> Callable[..., Pat
 
 
 @pytest.fixture
-async def scene(declare: Callable[..., Path]) -> AsyncGenerator[Scene]:
+async def scene(declare: Declare) -> AsyncGenerator[Scene]:
     async with reshelve.connect(declare()) as library:
         await library.ingest(documents(ROWS))
     async with reshelve.connect(declare(), worker=False) as library:
         yield Scene(library, declare("hashing-128"), declare)
+
+
+@pytest.fixture
+async def outsider(database_urls: tuple[str, str]) -> AsyncGenerator[Outsider]:
+    """A connection of the service's role, for a transaction that is left open."""
+    connection = await psycopg.AsyncConnection.connect(database_urls[1], options="-c search_path=reshelve,public")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def owner(database_urls: tuple[str, str]) -> AsyncGenerator[Outsider]:
+    """A connection of the schema's owner, in autocommit, for what no program of ours would do."""
+    connection = await psycopg.AsyncConnection.connect(
+        database_urls[0], autocommit=True, options="-c search_path=reshelve,public"
+    )
+    yield connection
+    await connection.close()

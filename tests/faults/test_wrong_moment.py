@@ -12,11 +12,9 @@ import reshelve
 from reshelve.domain.migration import State
 from reshelve.errors import GateHeld, IndexInUse, InputError, TransitionRefused
 from reshelve.migrations.engine import Happening
-from tests.faults.conftest import ROWS, Scene
+from tests.faults.conftest import ROWS, Outsider, Scene
 from tests.support.oracle import assert_indexes_equal_source
 from tests.support.writers import documents
-
-Outsider = psycopg.AsyncConnection[tuple[object, ...]]
 
 
 @pytest.fixture
@@ -24,14 +22,6 @@ async def moving(scene: Scene) -> AsyncGenerator[reshelve.Library]:
     """The library with the new model declared, and its worker on."""
     async with reshelve.connect(scene.target) as library:
         yield library
-
-
-@pytest.fixture
-async def outsider(database_urls: tuple[str, str]) -> AsyncGenerator[Outsider]:
-    """A connection of the service's role, for a transaction that is left open."""
-    connection = await psycopg.AsyncConnection.connect(database_urls[1], options="-c search_path=reshelve,public")
-    yield connection
-    await connection.close()
 
 
 INSERT = """
@@ -61,9 +51,7 @@ async def test_a_transaction_older_than_the_index_commits_late(
     assert await assert_indexes_equal_source(moving) == 2 * (ROWS + 2)
 
 
-async def test_a_repeatable_read_writer_that_never_saw_the_index(
-    moving: reshelve.Library, outsider: Outsider
-) -> None:
+async def test_a_repeatable_read_writer_that_never_saw_the_index(moving: reshelve.Library, outsider: Outsider) -> None:
     """It has no transaction id when the index is registered, so nobody waits for it, and its snapshot is older."""
     await outsider.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
     await outsider.execute("SELECT count(*) FROM chunks")
@@ -77,21 +65,19 @@ async def test_a_repeatable_read_writer_that_never_saw_the_index(
     assert await assert_indexes_equal_source(moving) == 2 * (ROWS + 1)
 
 
-async def test_a_low_number_commits_after_a_high_one(
-    moving: reshelve.Library, outsider: Outsider
-) -> None:
+async def test_a_low_number_commits_after_a_high_one(moving: reshelve.Library, outsider: Outsider) -> None:
     await outsider.execute(INSERT, ("d4",))
     await moving.ingest(documents(3, seed=9))
     await outsider.commit()
     assert await assert_indexes_equal_source(moving) == ROWS + 1
 
 
-async def test_changes_under_way_while_their_range_is_filled(
-    moving: reshelve.Library, outsider: Outsider
-) -> None:
+async def test_changes_under_way_while_their_range_is_filled(moving: reshelve.Library, outsider: Outsider) -> None:
     """An uncommitted delete, and a delete and re-insert of one key, during the backfill of those very rows."""
     await moving.apply(limit=40)
-    await outsider.execute("DELETE FROM chunks WHERE document_id IN (SELECT id FROM documents WHERE external_id < 'd2')")
+    await outsider.execute(
+        "DELETE FROM chunks WHERE document_id IN (SELECT id FROM documents WHERE external_id < 'd2')"
+    )
     apply = asyncio.create_task(moving.apply())
     await moving.delete(["d50"], wait=False)
     await moving.ingest(reshelve.Document(external_id="d50", content="back again"), wait=False)
@@ -208,4 +194,3 @@ async def test_a_paused_migration_stays_fed_and_goes_on(moving: reshelve.Library
         await moving.apply(max_rate=-1)
     assert (await moving.resume()).state is State.VERIFYING
     await assert_indexes_equal_source(moving)
-

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from reshelve.library import Library
 
 _SHOWN_REFUSALS = 20
-_LOOK_SECONDS = 0.5
 _AGAIN = "What was read so far is stored. Run the same ingest again: only what is missing is taken in."
 
 
@@ -97,26 +94,25 @@ def _tell(progress: Progress, report: IngestReport) -> None:
 async def _searchable(library: Library, progress: Progress) -> None:
     """Until searches find all that is stored, also what an earlier, interrupted ingest left behind."""
     from reshelve.database.catalog import get_route
+    from reshelve.indexing.building import BuildProgress, build_large
     from reshelve.indexing.draining import wait_for_write
-    from reshelve.indexing.outbox import lag, snapshot_xmax
+    from reshelve.indexing.outbox import snapshot_xmax
 
-    async with library.backends.database.service() as connection:
-        route = await get_route(connection, library.settings.collection)
+    backends, most = library.backends, 0
+
+    def tell_left(left: int) -> None:
+        nonlocal most
+        most = max(most, left)
+        progress.show("embedding", done=most - left, total=most, unit="changes")
+
+    def tell_build(build: BuildProgress) -> None:
+        progress.show("building", doing=build.phase, done=build.rows, total=build.of_rows or None)
+
+    async with backends.database.service() as connection:
+        collection_id = (await get_route(connection, library.settings.collection)).collection_id
         latest = await snapshot_xmax(connection)
-    waiting = asyncio.create_task(
-        wait_for_write(library.backends, collection_id=route.collection_id, xid=latest, timeout_seconds=math.inf)
-    )
-    most = 0
-    try:
-        while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
-            async with library.backends.database.service() as connection:
-                behind = (await lag(connection, route.serving.id)).changes
-            most = max(most, behind)
-            progress.show("embedding", done=most - behind, total=most, unit="changes")
-    finally:
-        waiting.cancel()
-        await asyncio.wait([waiting])
-    await waiting
+    await wait_for_write(backends, collection_id=collection_id, xid=latest, on_left=tell_left)
+    await build_large(backends, collection_id, on_build=tell_build)
 
 
 def _answer(report: IngestReport) -> Answer:

@@ -54,6 +54,11 @@ async def ensure_collection(connection: Connection, name: str) -> int:
     return found
 
 
+async def lock_collection(connection: Connection, collection_id: int) -> None:
+    """Until the transaction ends nobody else registers or drops an index of the collection."""
+    await connection.execute("SELECT id FROM collections WHERE id = %s FOR NO KEY UPDATE", (collection_id,))
+
+
 async def collection_names(connection: Connection) -> list[str]:
     return [row[0] for row in await (await connection.execute("SELECT name FROM collections ORDER BY name")).fetchall()]
 

@@ -11,6 +11,7 @@ import psycopg
 from pgvector.psycopg import register_vector_async  # pyright: ignore[reportUnknownVariableType]
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from reshelve.database.arrays import register_arrays
 from reshelve.errors import DatabaseUnavailable
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -42,7 +43,7 @@ class Database:
             timeout=20,
             max_idle=60,
             kwargs={"autocommit": True, "options": self._options},
-            configure=register_vector_async,
+            configure=_configure,
             check=AsyncConnectionPool.check_connection,
         )
 
@@ -84,12 +85,32 @@ class Database:
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable(f"the database does not answer: {error}") from error
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncGenerator[Connection]:
+        """A dedicated connection for the length of the block."""
+        connection = await self.dedicated()
+        try:
+            async with _translated():
+                yield connection
+        finally:
+            await connection.close()
+
+
+async def _configure(connection: Connection) -> None:
+    await register_vector_async(connection)
+    register_arrays(connection)
+
 
 @asynccontextmanager
 async def _borrowed(pool: AsyncConnectionPool[Connection]) -> AsyncGenerator[Connection]:
+    async with _translated(), pool.connection() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _translated() -> AsyncGenerator[None]:
     try:
-        async with pool.connection() as connection:
-            yield connection
+        yield
     except PoolTimeout as error:
         raise DatabaseUnavailable("no database connection became free in time") from error
     except psycopg.OperationalError as error:

@@ -1,9 +1,9 @@
-"""What this process is asking a provider for right now, so that no two of its tasks pay for one text, or for too much."""
+"""What this process is asking providers for right now, so that no two of its tasks pay for one text, or too much."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -23,7 +23,7 @@ class Flights:
         self._under_way: dict[tuple[str, UUID], asyncio.Event] = {}
 
     @contextmanager
-    def claimed(self, fingerprint: str, digests: Iterable[UUID]) -> Iterator[list[UUID]]:
+    def claimed(self, fingerprint: str, digests: Iterable[UUID]) -> Generator[list[UUID]]:
         """Yields those that nobody else is embedding. They are the caller's until the block ends."""
         mine = [digest for digest in digests if (fingerprint, digest) not in self._under_way]
         landed = asyncio.Event()

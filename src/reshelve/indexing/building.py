@@ -11,7 +11,9 @@ from psycopg import sql
 from reshelve.backends import Backends
 from reshelve.crash_points import crash_point
 from reshelve.database import catalog
+from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index, IndexState
+from reshelve.tasks import cancel_and_wait
 
 _BUILD_LOCK = 0x7265_7362
 _LOOK_SECONDS = 0.25
@@ -35,11 +37,10 @@ def _silent(_: BuildProgress) -> None:
 
 async def build_index(backends: Backends, index: Index, *, on_build: OnBuild = _silent) -> None:
     """Build what is not built, or was left invalid by a builder that died. Waits for whoever builds it already."""
-    connection = await backends.database.dedicated()
-    try:
+    async with backends.database.alone() as connection:
         # The server notices within a second that we died, and ends the build.
         await connection.execute("SET client_connection_check_interval = '1s'")
-        await connection.execute("SELECT pg_advisory_lock(%s, %s)", (_BUILD_LOCK, index.id))
+        await _only_builder(connection, index)
         building = asyncio.create_task(backends.stores.of(index).build(connection, index))
         try:
             while not building.done():
@@ -47,9 +48,17 @@ async def build_index(backends: Backends, index: Index, *, on_build: OnBuild = _
                 await _tell(backends, index, on_build)
             await building
         finally:
-            building.cancel()
-    finally:
-        await connection.close()
+            await cancel_and_wait(building)
+
+
+async def _only_builder(connection: Connection, index: Index) -> None:
+    """Asked again and again: whoever waited in one query would hold a snapshot, for whose end the builder waits."""
+    while True:
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_BUILD_LOCK, index.id))
+        row = await cursor.fetchone()
+        if row is not None and row[0]:
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _tell(backends: Backends, index: Index, on_build: OnBuild) -> None:
@@ -81,7 +90,7 @@ async def build_large(backends: Backends, collection_id: int, *, on_build: OnBui
     return built
 
 
-async def _wants_graph(backends: Backends, connection: catalog.Connection, index: Index) -> bool:
+async def _wants_graph(backends: Backends, connection: Connection, index: Index) -> bool:
     store = backends.stores.of(index)
     if await store.built(connection, index):
         return False

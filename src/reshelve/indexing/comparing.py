@@ -139,7 +139,7 @@ async def repair(backends: Backends, index: Index, found: Comparison) -> int:
     """Queue what is missing, take away what is too much or flawed; returns how many. The feeder does the rest."""
     wrong = sorted({*found.extra, *(flaw.chunk_id for flaw in found.flaws)})
     if wrong:
-        await delete_entries(backends, index, wrong)
+        await delete_entries(backends, index, wrong, keep_vectors=False)
     wanted = sorted({*found.missing, *(flaw.chunk_id for flaw in found.flaws)} - set(found.extra))
     if wanted:
         async with backends.database.service() as connection, connection.transaction():

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from reshelve.backends import Backends
 from reshelve.database.catalog import live_indexes
 from reshelve.domain.indexes import Index, IndexState
-from reshelve.errors import DatabaseUnavailable, LeaseLost
-from reshelve.indexing.feeding import feed_once
+from reshelve.errors import DatabaseUnavailable, EmbeddingInvalid, LeaseLost, MixedSpacesError
+from reshelve.indexing.feeding import PATIENCE, feed_once
 from reshelve.indexing.outbox import has_pending_of, long_transactions, older_than, pending, snapshot_xmax
 
 
@@ -54,10 +54,17 @@ async def drain(backends: Backends, indexes: Sequence[Index], *, timeout_seconds
 
 async def _feed(backends: Backends, index: Index) -> int:
     taken = 0
+    wrong_answers = 0
     while True:
         try:
             worked = await feed_once(backends, index)
         except LeaseLost:
+            continue
+        except (EmbeddingInvalid, MixedSpacesError):
+            wrong_answers += 1
+            if wrong_answers > PATIENCE:
+                raise
+            await asyncio.sleep(0.1 * 2**wrong_answers)
             continue
         taken += worked
         if not worked:

@@ -11,13 +11,15 @@ import structlog
 
 from reshelve.backends import Backends
 from reshelve.crash_points import crash_point
-from reshelve.database.catalog import live_indexes
+from reshelve.database.catalog import get_model, live_indexes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
-from reshelve.errors import EmbeddingInvalid, EmbeddingRefused, LeaseLost, ReshelveError
+from reshelve.embedders.canary import canary, check_canary
+from reshelve.errors import EmbeddingError, EmbeddingInvalid, EmbeddingRefused, LeaseLost, ModelError, ReshelveError
 from reshelve.indexing.comparing import sweep_orphans
 from reshelve.indexing.leases import QueueItem, QueueLease, acknowledge_queue, claim_queue, held
 from reshelve.indexing.outbox import dispatch
+from reshelve.indexing.spending import account
 from reshelve.indexing.vectors import ChunkText, prepare
 from reshelve.indexing.writing import delete_entries, write_entries
 from reshelve.tasks import cancel_and_wait
@@ -52,11 +54,23 @@ async def _apply(backends: Backends, index: Index, lease: QueueLease, kind: str,
         case "truncated":
             await sweep_orphans(backends, index)
             async with backends.database.service() as connection, connection.transaction():
+                await _forget_refused(connection, index)
                 await acknowledge(connection)
         case "removed":
             await delete_entries(backends, index, _chunk_ids(items), acknowledge)
+            async with backends.database.service() as connection:
+                await _forget_refused(connection, index)
         case _:
             await _add(backends, index, lease, items)
+
+
+async def _forget_refused(connection: Connection, index: Index) -> None:
+    """A chunk that is gone is no longer refused either."""
+    await connection.execute(
+        "DELETE FROM index_queue q WHERE index_id = %s AND refusal IS NOT NULL "
+        "AND NOT EXISTS (SELECT FROM chunks WHERE id = q.chunk_id)",
+        (index.id,),
+    )
 
 
 def _chunk_ids(items: Sequence[QueueItem]) -> list[int]:
@@ -71,13 +85,13 @@ async def _add(backends: Backends, index: Index, lease: QueueLease, items: list[
 
     async def acknowledge(connection: Connection) -> None:
         await acknowledge_queue(connection, lease.epoch, [item.id for item in items])
-        await account(connection, index, embedded=0, reused=0, tokens=prepared.tokens)
+        await account(connection, index, tokens=prepared.tokens)
 
     try:
         prepared = await prepare(backends, index, chunks)
         await write_entries(backends, index, prepared, acknowledge)
     except (EmbeddingRefused, EmbeddingInvalid) as error:
-        if isinstance(error, EmbeddingInvalid) and max(item.attempts for item in items) < PATIENCE:
+        if not await texts_are_to_blame(backends, index, error, attempts=max(item.attempts for item in items)):
             raise
         if len(items) == 1:
             await _park(backends, lease, items[0], error)
@@ -85,6 +99,25 @@ async def _add(backends: Backends, index: Index, lease: QueueLease, items: list[
         half = len(items) // 2
         await _add(backends, index, lease, items[:half])
         await _add(backends, index, lease, items[half:])
+
+
+async def texts_are_to_blame(
+    backends: Backends, index: Index, error: EmbeddingRefused | EmbeddingInvalid, *, attempts: int
+) -> bool:
+    """It is one of the texts that will not do, and not the provider: that still takes a sentence it took before.
+
+    A wrong answer may be right the next time; it is believed only after some attempts.
+    """
+    if isinstance(error, EmbeddingInvalid) and attempts < PATIENCE:
+        return False
+    async with backends.database.service() as connection:
+        known = await get_model(connection, index.model_id)
+    try:
+        check_canary(known.canary, await canary(await backends.embedders.of(index.model_id)))
+    except (EmbeddingError, ModelError) as broken:
+        _log.warning("the model answers nothing right", index=index.id, reason=broken.message)
+        return False
+    return True
 
 
 async def _park(backends: Backends, lease: QueueLease, item: QueueItem, error: ReshelveError) -> None:
@@ -102,20 +135,6 @@ async def read_chunks(connection: Connection, chunk_ids: Sequence[int]) -> list[
         "SELECT id, content_hash, content FROM chunks WHERE id = ANY(%s) ORDER BY id", (list(chunk_ids),)
     )
     return [ChunkText(*row) for row in await cursor.fetchall()]
-
-
-async def account(connection: Connection, index: Index, *, embedded: int, reused: int, tokens: int) -> None:
-    """What the migration towards this index has done and spent. `embedded` and `reused` count the backfill's rows."""
-    if not (embedded or reused or tokens):
-        return
-    await connection.execute(
-        """
-        UPDATE migrations SET embedded_rows = embedded_rows + %s, reused_rows = reused_rows + %s,
-            embedded_tokens = embedded_tokens + %s, spent_usd = spent_usd + %s
-        WHERE target_index_id = %s AND state NOT IN ('completed', 'rolled_back')
-        """,
-        (embedded, reused, tokens, index.model.cost_usd(tokens), index.id),
-    )
 
 
 class Feeder:
@@ -152,6 +171,7 @@ class Feeder:
                     live = {index.id: index for index in await live_indexes(connection)}
                 for index_id in set(self._tasks) - set(live):
                     await cancel_and_wait(self._tasks.pop(index_id))
+                self._bury()
                 for index_id, index in live.items():
                     if index_id not in self._tasks:
                         self._wake[index_id] = asyncio.Event()
@@ -159,6 +179,13 @@ class Feeder:
             except (ReshelveError, psycopg.Error) as error:
                 _log.warning("the feeder cannot see the indexes", error=str(error))
             await asyncio.sleep(0.5)
+
+    def _bury(self) -> None:
+        """A task that died of something nobody foresaw is begun again."""
+        for index_id, task in list(self._tasks.items()):
+            if task.done():
+                _log.error("a feeder died, and is begun again", index=index_id, error=repr(task.exception()))
+                del self._tasks[index_id]
 
     async def _feed(self, index: Index) -> None:
         failures = 0

@@ -150,10 +150,15 @@ async def give_back(connection: Connection, table: LeasedTable, epoch: int) -> N
 
 @asynccontextmanager
 async def held(database: Database, table: LeasedTable, epoch: int, *, seconds: float) -> AsyncGenerator[None]:
-    """Renew the lease while the block runs, and give it back if the block fails."""
+    """Renew the lease while the block runs, and give it back if the block fails.
+
+    Raises LeaseLost where the index was dropped meanwhile.
+    """
     renewal = asyncio.create_task(_renew(database, table, epoch, seconds))
     try:
         yield
+    except psycopg.errors.UndefinedTable as error:
+        raise LeaseLost("the index was dropped meanwhile") from error
     except BaseException:
         # Where even this fails, the lease runs out by itself.
         with contextlib.suppress(ReshelveError, psycopg.Error):

@@ -13,9 +13,10 @@ from reshelve.database.catalog import live_indexes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
 from reshelve.errors import EmbeddingInvalid, EmbeddingRefused
-from reshelve.indexing.feeding import PATIENCE, account
+from reshelve.indexing.feeding import texts_are_to_blame
 from reshelve.indexing.leases import RangeLease, acknowledge_range, claim_range, held
 from reshelve.indexing.outbox import enqueue
+from reshelve.indexing.spending import account
 from reshelve.indexing.vectors import ChunkText, prepare
 from reshelve.indexing.writing import write_entries
 
@@ -120,7 +121,7 @@ async def _fill_chunks(backends: Backends, index: Index, lease: RangeLease) -> N
     try:
         prepared = await prepare(backends, index, chunks)
     except (EmbeddingRefused, EmbeddingInvalid) as error:
-        if isinstance(error, EmbeddingInvalid) and lease.attempts < PATIENCE:
+        if not await texts_are_to_blame(backends, index, error, attempts=lease.attempts):
             raise
         await _hand_to_queue(backends, index, lease, chunks)
         return

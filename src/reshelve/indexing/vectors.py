@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -12,6 +13,7 @@ from psycopg import sql
 
 from reshelve.backends import Backends
 from reshelve.crash_points import crash_point
+from reshelve.database import arrays
 from reshelve.database.catalog import get_model, live_indexes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
@@ -22,8 +24,7 @@ from reshelve.indexing.spending import account, left_usd, purse_of
 from reshelve.stores.protocol import Entries
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkText:
+class ChunkText(NamedTuple):
     id: int
     content_hash: UUID
     content: str
@@ -87,9 +88,7 @@ async def _paid_vectors(
     return known, embedded
 
 
-async def _embed(
-    backends: Backends, index: Index, embedder: Embedder, texts: dict[UUID, str]
-) -> dict[UUID, Vectors]:
+async def _embed(backends: Backends, index: Index, embedder: Embedder, texts: dict[UUID, str]) -> dict[UUID, Vectors]:
     """Each request of a remote model is kept as it comes in, so that a later one that fails costs nothing again."""
     digests = list(texts)
     reference: Vectors | None = None
@@ -152,8 +151,9 @@ async def _known_vectors(backends: Backends, index: Index, hashes: Sequence[UUID
             if wanted and other.model.fingerprint == index.model.fingerprint:
                 known |= await _held_vectors(backends, connection, other, wanted)
         cursor = await connection.execute(
-            "SELECT content_hash, embedding FROM spare_vectors WHERE fingerprint = %s AND content_hash = ANY(%s)",
-            (index.model.fingerprint, [digest for digest in hashes if digest not in known]),
+            "SELECT content_hash, embedding FROM spare_vectors "
+            "WHERE fingerprint = %s AND content_hash = ANY(%b::uuid[])",
+            (index.model.fingerprint, arrays.uuids([digest for digest in hashes if digest not in known])),
         )
         for digest, raw in await cursor.fetchall():
             known[digest] = np.frombuffer(raw, dtype="<f4").astype(np.float32)
@@ -167,9 +167,9 @@ async def _held_vectors(
     cursor = await connection.execute(
         sql.SQL(
             "SELECT DISTINCT ON (c.content_hash) c.id FROM chunks c JOIN {} h ON h.chunk_id = c.id "
-            "WHERE c.content_hash = ANY(%s)"
+            "WHERE c.content_hash = ANY(%b::uuid[])"
         ).format(store.holdings(other)),
-        (hashes,),
+        (arrays.uuids(hashes),),
     )
     found = await store.read(connection, other, [row[0] for row in await cursor.fetchall()])
     return dict(zip(found.content_hashes, found.vectors, strict=True))
@@ -178,19 +178,25 @@ async def _held_vectors(
 async def keep_spare(connection: Connection, index: Index, vectors: dict[UUID, Vectors]) -> None:
     """Remember vectors that no index holds yet (a retry will want them) or any more (the text may come back)."""
     digests = sorted(vectors)
+    if not digests:
+        return
     await connection.execute(
         """
         INSERT INTO spare_vectors (fingerprint, content_hash, embedding)
-        SELECT %s, * FROM unnest(%s::uuid[], %s::bytea[])
+        SELECT %s, * FROM unnest(%b::uuid[], %b::bytea[])
         ON CONFLICT (fingerprint, content_hash) DO UPDATE SET at = now()
         """,
-        (index.model.fingerprint, digests, [vectors[digest].astype("<f4").tobytes() for digest in digests]),
+        (
+            index.model.fingerprint,
+            arrays.uuids(digests),
+            arrays.byteas(np.stack([vectors[digest] for digest in digests])),
+        ),
     )
 
 
 async def forget_spare(connection: Connection, index: Index, hashes: Sequence[UUID]) -> None:
     """An index holds them now."""
     await connection.execute(
-        "DELETE FROM spare_vectors WHERE fingerprint = %s AND content_hash = ANY(%s)",
-        (index.model.fingerprint, list(hashes)),
+        "DELETE FROM spare_vectors WHERE fingerprint = %s AND content_hash = ANY(%b::uuid[])",
+        (index.model.fingerprint, arrays.uuids(hashes)),
     )

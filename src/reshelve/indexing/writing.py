@@ -29,7 +29,7 @@ async def write_entries(backends: Backends, index: Index, prepared: Prepared, ac
                 crash_point("apply.after_target_write")
             else:
                 await _enter_in_ledger(connection, index, prepared)
-            if prepared.embedded:
+            if prepared.spare:
                 await forget_spare(connection, index, entries.content_hashes)
             await acknowledge(connection)
             crash_point("apply.before_commit")
@@ -47,20 +47,25 @@ async def _enter_in_ledger(connection: Connection, index: Index, prepared: Prepa
 
 
 async def delete_entries(
-    backends: Backends, index: Index, chunk_ids: Sequence[int], acknowledge: Acknowledge | None = None
+    backends: Backends,
+    index: Index,
+    chunk_ids: Sequence[int],
+    acknowledge: Acknowledge | None = None,
+    *,
+    keep_vectors: bool = True,
 ) -> int:
-    """Take entries away, and keep the vectors that cost something as spares."""
+    """Take entries away. Vectors that cost something are kept as spares, where they are not what is wrong."""
     store = backends.stores.of(index)
-    spare = not (await backends.embedders.of(index.model_id)).costs_nothing
+    keep_vectors = keep_vectors and not (await backends.embedders.of(index.model_id)).costs_nothing
     deleted = 0
     async with backends.database.service() as connection:
+        gone = await store.read(connection, index, chunk_ids) if keep_vectors else None
         if not store.transactional:
             deleted = await store.delete(connection, index, chunk_ids)
         async with connection.transaction():
+            if gone is not None and len(gone.chunk_ids):
+                await keep_spare(connection, index, dict(zip(gone.content_hashes, gone.vectors, strict=True)))
             if store.transactional:
-                if spare:
-                    gone = await store.read(connection, index, chunk_ids)
-                    await keep_spare(connection, index, dict(zip(gone.content_hashes, gone.vectors, strict=True)))
                 deleted = await store.delete(connection, index, chunk_ids)
             else:
                 await connection.execute(

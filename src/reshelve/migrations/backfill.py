@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -16,14 +17,20 @@ from reshelve.database import catalog
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
 from reshelve.domain.migration import State
-from reshelve.errors import LeaseLost, ReshelveError
+from reshelve.errors import BudgetReached, DatabaseUnavailable, LeaseLost, ReshelveError
 from reshelve.indexing.leases import RangeLease
 from reshelve.indexing.ranges import Progress, fill_one_range, progress
 from reshelve.migrations import records
 from reshelve.migrations.declaration import chunker_of
+from reshelve.tasks import cancel_and_wait
 
 _log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 0.3
+_PATIENCE = 5
+"""So many passing faults in a row, each after the embedder's own retries, and the engine looks at it again."""
+_SECOND_CHANCES = 3
+"""So many failures of other kinds: a wrong answer may be right the next time."""
+_LONGEST_WAIT_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -33,12 +40,13 @@ class RateLimit:
     rows_per_second: float | None
     _free_at: float = 0.0
 
-    async def spend(self, rows: int) -> None:
+    def spend(self, rows: int) -> float:
+        """Seconds to wait before the next rows."""
         if self.rows_per_second is None:
-            return
+            return 0.0
         now = time.monotonic()
         self._free_at = max(self._free_at, now) + rows / self.rows_per_second
-        await asyncio.sleep(max(0.0, self._free_at - now))
+        return max(0.0, self._free_at - now)
 
 
 @dataclass(slots=True)
@@ -51,7 +59,8 @@ class Backfill:
     rows_allowed: int | None
     on_progress: Callable[[Progress], None]
     rows_done: int = 0
-    _stop: bool = False
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _trouble: ReshelveError | None = None
     _in_flight: int = 0
 
     def _allowance(self) -> int | None:
@@ -59,83 +68,94 @@ class Backfill:
         return None if self.rows_allowed is None else self.rows_allowed - self.rows_done - self._in_flight
 
     async def run(self) -> None:
-        """Until nothing is left, the migration leaves `backfilling`, or a limit is reached."""
+        """Until nothing is left, the migration leaves `backfilling`, or a limit is reached.
+
+        Raises BudgetReached, and the fault that would not pass; the ranges of other workers are finished before.
+        """
         async with self.backends.database.service() as connection:
             migration = await records.get(connection, self.migration_id)
         limit = RateLimit(migration.max_rate)
-        async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._watch())
-            workers = [tasks.create_task(self._work(limit)) for _ in range(self.backends.settings.migration.workers)]
-            await asyncio.wait(workers)
-            self._stop = True
-            await watch
+        watch = asyncio.create_task(self._watch())
+        workers = [asyncio.create_task(self._work(limit)) for _ in range(self.backends.settings.migration.workers)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            await cancel_and_wait(*workers, watch)
+        await self._look()
+        if self._trouble is not None:
+            raise self._trouble
 
     async def _watch(self) -> None:
-        while not self._stop:
-            async with self.backends.database.service() as connection:
-                migration = await records.get(connection, self.migration_id)
-                self.on_progress(await progress(connection, self.index.id))
-            if migration.state is not State.BACKFILLING or over_budget(migration, self._rows_ahead()):
-                self._stop = True
-            await asyncio.sleep(_LOOK_SECONDS)
+        while not self._stop.is_set():
+            # A worker that meets the same fault decides what comes of it.
+            with contextlib.suppress(DatabaseUnavailable):
+                await self._look()
+            await self._sleep(_LOOK_SECONDS)
 
-    def _rows_ahead(self) -> int:
-        gates = self.backends.settings.migration
-        return gates.range_rows * gates.workers
+    async def _look(self) -> None:
+        async with self.backends.database.service() as connection:
+            migration = await records.get(connection, self.migration_id)
+            self.on_progress(await progress(connection, self.index.id))
+        if migration.state is not State.BACKFILLING:
+            self._stop.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Or until the run is to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     async def _work(self, limit: RateLimit) -> None:
         failures = 0
-        while not self._stop:
+        while not self._stop.is_set():
             allowance = self._allowance()
             if allowance is not None and allowance <= 0:
                 return
-            reserved = min(self.backends.settings.migration.range_rows, allowance or sys.maxsize)
-            self._in_flight += reserved
             try:
-                rows = await fill_one_range(self.backends, self.index, cut_documents=self._cut, most=allowance)
-                failures = 0
+                rows = await self._fill_one(allowance)
             except LeaseLost:
                 continue
             except ReshelveError as error:
-                if not error.retryable and failures >= 3:
-                    raise
                 failures += 1
+                if isinstance(error, BudgetReached) or failures > (_PATIENCE if error.retryable else _SECOND_CHANCES):
+                    self._trouble = error
+                    self._stop.set()
+                    return
                 _log.warning("a range failed, and is tried again", error=error.message, times=failures)
-                await asyncio.sleep(min(0.2 * 2**failures, 30))
+                await self._note(f"tried again: {error.message}")
+                await self._sleep(min(0.2 * 2**failures, _LONGEST_WAIT_SECONDS))
                 continue
-            finally:
-                self._in_flight -= reserved
-            if rows is None:
-                async with self.backends.database.service() as connection:
-                    if (await progress(connection, self.index.id)).left == 0:
-                        return
-                # The rest is leased by somebody who is at work, or died: then the lease runs out.
-                await asyncio.sleep(0.1)
-                continue
-            self.rows_done += rows
-            await limit.spend(rows)
-            if await self._budget_spent():
+            if failures:
+                await self._note(None)
+            failures = 0
+            if rows is not None:
+                self.rows_done += rows
+                await self._sleep(limit.spend(rows))
+            elif await self._nothing_left():
                 return
+            else:
+                # The rest is leased by somebody who is at work, or died: then the lease runs out.
+                await self._sleep(0.1)
 
-    async def _budget_spent(self) -> bool:
-        if self.index.model.price_per_million_tokens == 0:
-            return False
+    async def _fill_one(self, allowance: int | None) -> int | None:
+        reserved = min(self.backends.settings.migration.range_rows, allowance or sys.maxsize)
+        self._in_flight += reserved
+        try:
+            return await fill_one_range(self.backends, self.index, cut_documents=self._cut, most=allowance)
+        finally:
+            self._in_flight -= reserved
+
+    async def _nothing_left(self) -> bool:
         async with self.backends.database.service() as connection:
-            return over_budget(await records.get(connection, self.migration_id), self._rows_ahead())
+            return (await progress(connection, self.index.id)).left == 0
+
+    async def _note(self, trouble: str | None) -> None:
+        with contextlib.suppress(DatabaseUnavailable):
+            async with self.backends.database.owner() as connection:
+                await records.note_trouble(connection, self.migration_id, State.BACKFILLING, trouble)
 
     async def _cut(self, connection: Connection, lease: RangeLease) -> int:
         chunkings = await catalog.live_chunkings(connection, self.index.collection_id)
         ours = next(chunking for chunking in chunkings if chunking.id == self.index.chunking_id)
         chunker = await chunker_of(self.backends, ours)
         return await rechunk(connection, chunking_id=ours.id, chunker=chunker, lo=lease.lo, hi=lease.hi)
-
-
-def over_budget(migration: records.Migration, rows_ahead: int) -> bool:
-    """The next ranges could spend more than is left: what a row costs is what it has cost so far, else the plan's."""
-    if migration.budget_usd is None:
-        return False
-    rows = migration.embedded_rows
-    planned = migration.plan.get("cost_usd", 0.0) / max(migration.plan.get("rows", 0), 1)
-    a_row = migration.spent_usd / rows if rows else planned
-    left = max(migration.plan.get("rows", 0) - rows - migration.reused_rows, 0)
-    return a_row > 0 and migration.spent_usd + a_row * min(rows_ahead, max(left, 1)) > migration.budget_usd

@@ -56,6 +56,7 @@ async def _clean_up(backends: Backends, migration: Migration) -> Cleaned:
     async with backends.database.owner() as connection:
         rows: int | None = None
         async with connection.transaction():
+            await catalog.lock_collection(connection, migration.collection_id)
             if loser is not None:
                 rows = await _drop(backends, connection, migration, await catalog.get_index(connection, loser))
             await connection.execute("UPDATE migrations SET cleaned_at = now() WHERE id = %s", (migration.id,))
@@ -91,12 +92,12 @@ async def _drop(backends: Backends, connection: Connection, migration: Migration
     except psycopg.errors.LockNotAvailable as error:
         raise IndexInUse(f"index {index.id} is locked by somebody", advice="Nothing was dropped. Try again.") from error
     await catalog.set_index_state(connection, index.id, IndexState.DROPPED)
-    for statement in (
-        "DELETE FROM index_queue WHERE index_id = %s",
-        "DELETE FROM backfill_ranges WHERE index_id = %s",
-        "DELETE FROM ledger WHERE index_id = %s",
-    ):
-        await connection.execute(statement, (index.id,))
+    await connection.execute("DELETE FROM backfill_ranges WHERE index_id = %s", (index.id,))
+    await connection.execute("DELETE FROM ledger WHERE index_id = %s", (index.id,))
+    # Also what was handed to an index at the very moment when an earlier cleanup dropped it.
+    await connection.execute(
+        "DELETE FROM index_queue WHERE index_id IN (SELECT id FROM indexes WHERE state = 'dropped')"
+    )
     await _retire_chunking(connection, index)
     return rows
 

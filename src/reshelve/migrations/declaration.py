@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -108,28 +108,42 @@ def _definition(declaration: Declaration, collection_id: int, chunking_id: int, 
     )
 
 
+Record = Callable[[Connection, Index], Awaitable[None]]
+"""Writes down, inside the given transaction, what an index was registered for."""
+
+
 async def register(
-    backends: Backends, declaration: Declaration, embedder: Embedder, *, collection_id: int, state: IndexState
+    backends: Backends,
+    declaration: Declaration,
+    embedder: Embedder,
+    *,
+    collection_id: int,
+    state: IndexState,
+    record: Record | None = None,
 ) -> Index:
-    """Make the index, or find the live one that is the same. From its commit on the outbox feeds it."""
+    """Make the index, or find the live one that is the same. From its commit on the outbox feeds it.
+
+    `record` commits with it: no index is fed that nobody knows of.
+    """
     reference = await canary(embedder)
     async with backends.database.owner() as connection, connection.transaction():
         # Two programs that declare the same collection at once must end with one index.
-        await connection.execute("SELECT id FROM collections WHERE id = %s FOR UPDATE", (collection_id,))
+        await catalog.lock_collection(connection, collection_id)
         model_id = await catalog.register_model(
             connection, declaration.model, location=declaration.location, canary=reference
         )
         cut = not await catalog.chunking_is_complete(connection, collection_id, declaration.chunking)
         chunking_id = await catalog.ensure_chunking(connection, collection_id, declaration.chunking)
         definition = _definition(declaration, collection_id, chunking_id, model_id)
-        found = await catalog.find_index(connection, definition)
-        if found is not None:
-            return found
-        index_id = await catalog.insert_index(
-            connection, definition, state=state, cut_documents=cut and state is IndexState.FILLING
-        )
-        index = await catalog.get_index(connection, index_id)
-        await backends.stores.of(index).create(connection, index)
+        index = await catalog.find_index(connection, definition)
+        if index is None:
+            index_id = await catalog.insert_index(
+                connection, definition, state=state, cut_documents=cut and state is IndexState.FILLING
+            )
+            index = await catalog.get_index(connection, index_id)
+            await backends.stores.of(index).create(connection, index)
+        if record is not None:
+            await record(connection, index)
         return index
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -34,22 +33,30 @@ from reshelve.domain.migration import (
     next_action,
     stops,
 )
-from reshelve.errors import ReshelveError, TransitionRefused
+from reshelve.errors import BudgetReached, EmbeddingInvalid, MixedSpacesError, ReshelveError, TransitionRefused
 from reshelve.indexing.building import BuildProgress, build_index
 from reshelve.indexing.outbox import older_than, snapshot_xmax
 from reshelve.indexing.ranges import Progress, enumerate_some, progress
 from reshelve.migrations import records
-from reshelve.migrations.backfill import Backfill, over_budget
+from reshelve.migrations.backfill import Backfill
+from reshelve.migrations.control import Control
 from reshelve.migrations.cutover import cut_over, switch_back
 from reshelve.migrations.declaration import Declaration, opened, register
 from reshelve.migrations.records import Migration
 from reshelve.migrations.verify import verify_index
 
-_CONTROLLER_LOCK = 0x7265_7363
 _LEAST_RANGE_ROWS = 50
 _PATIENCE = 8
 """So many passing faults in a row, and then the run ends; the migration keeps its state."""
+_SECOND_CHANCES = 3
+"""So often a step may get a wrong answer, which may be right the next time, before the migration is `failed`."""
 _log = structlog.get_logger(__name__)
+
+
+def _patience(error: ReshelveError) -> int:
+    if error.retryable:
+        return _PATIENCE
+    return _SECOND_CHANCES if isinstance(error, EmbeddingInvalid | MixedSpacesError) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,28 +88,32 @@ class Run:
     listener: Listener = _silent
     rows_done: int = field(default=0, init=False)
     _proved: bool = field(default=False, init=False)
+    _stumbles: int = field(default=0, init=False)
 
     async def go(self) -> Migration:
         """Until the next step is a person's, or the row limit, the budget or a pause ends the run.
 
         A fault that will not pass makes the migration `failed`, with the reason, and is raised again.
         """
-        async with _controlling(self.backends, self.migration_id):
-            stumbles = 0
+        control = Control(self.backends, self.migration_id)
+        try:
             while True:
                 try:
+                    await control.hold()
                     rested = await self._step()
                 except ReshelveError as error:
-                    if not error.retryable or stumbles == _PATIENCE:
+                    if self._stumbles >= _patience(error):
                         raise
                     # Whether the step was done is not assumed: the next look at the row tells.
-                    stumbles += 1
-                    _log.warning("a step failed, and is looked at again", error=error.message, times=stumbles)
-                    await asyncio.sleep(min(0.1 * 2**stumbles, 10))
+                    self._stumbles += 1
+                    _log.warning("a step failed, and is looked at again", error=error.message, times=self._stumbles)
+                    await asyncio.sleep(min(0.1 * 2**self._stumbles, 10))
                 else:
                     if rested is not None:
                         return rested
-                    stumbles = 0
+                    self._stumbles = 0
+        finally:
+            await control.close()
 
     async def _step(self) -> Migration | None:
         """Take the next step; the migration, if there is none to take now."""
@@ -118,8 +129,11 @@ class Run:
             # Somebody paused it or rolled it back under our hands: the row says what now.
             if (await self._load()).state is migration.state:
                 raise
+        except BudgetReached as error:
+            with contextlib.suppress(TransitionRefused):
+                await records.move(self.backends.database, migration, State.PAUSED, reason=str(error))
         except ReshelveError as error:
-            if not error.retryable:
+            if not error.retryable and self._stumbles >= _patience(error):
                 await self._fail(error)
             raise
         return None
@@ -163,7 +177,7 @@ class Run:
             verified=proof,
             cutover_wanted=self.cutover_wanted,
             soak_over=soak_over,
-            budget_reached=done.left > 0 and over_budget(migration, self.backends.settings.migration.range_rows),
+            budget_reached=migration.budget_usd is not None and migration.spent_usd >= migration.budget_usd,
             limit_reached=self.row_limit is not None and self.rows_done >= self.row_limit,
         )
 
@@ -184,7 +198,7 @@ class Run:
             case RegisterTarget():
                 await self._register(migration)
             case AwaitOldTransactions():
-                await asyncio.sleep(0.02)
+                await self._await_old_transactions(await self._target(migration))
             case EnumerateRanges():
                 await self._enumerate(migration, await self._target(migration))
             case FillRanges():
@@ -201,24 +215,29 @@ class Run:
     async def _register(self, migration: Migration) -> None:
         declaration = Declaration.from_dict(migration.target)
         embedder = await opened(declaration, self.backends.settings)
+
+        async def record(connection: catalog.Connection, index: Index) -> None:
+            crash_point("register.before_record")
+            await records.set_target(connection, migration, index.id)
+
         try:
-            index = await register(
+            await register(
                 self.backends,
                 declaration,
                 embedder,
                 collection_id=migration.collection_id,
                 state=IndexState.FILLING,
+                record=record,
             )
         finally:
             await embedder.aclose()
+        crash_point("register.after_commit")
+
+    async def _await_old_transactions(self, target: Index) -> None:
         async with self.backends.database.owner() as connection:
             # Read after the registration's commit: transactions from here on know the index.
-            await catalog.set_registered_xid(connection, index.id, await snapshot_xmax(connection))
-            crash_point("register.before_record")
-            await connection.execute(
-                "UPDATE migrations SET target_index_id = %s WHERE id = %s AND target_index_id IS NULL",
-                (index.id, migration.id),
-            )
+            await catalog.set_registered_xid(connection, target.id, await snapshot_xmax(connection))
+        await asyncio.sleep(0.02)
 
     async def _enumerate(self, migration: Migration, target: Index) -> None:
         """Ranges of about a second each, by the plan's probe: progress is seen, and little is lost with a worker."""
@@ -245,8 +264,6 @@ class Run:
         backfill = Backfill(self.backends, self.migration_id, target, allowed, tell)
         try:
             await backfill.run()
-        except* ReshelveError as group:
-            raise group.exceptions[0] from None
         finally:
             self.rows_done += backfill.rows_done
 
@@ -293,20 +310,3 @@ async def _soak_over(backends: Backends, connection: catalog.Connection, migrati
     )
     row = await cursor.fetchone()
     return bool(row and row[0])
-
-
-@asynccontextmanager
-async def _controlling(backends: Backends, migration_id: int) -> AsyncGenerator[None]:
-    """One controller a migration. The lock goes with its connection, however the controller ends."""
-    connection = await backends.database.dedicated()
-    try:
-        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_CONTROLLER_LOCK, migration_id))
-        row = await cursor.fetchone()
-        if not (row and row[0]):
-            raise TransitionRefused(
-                f"another process is at work on migration {migration_id}",
-                advice="Watch it: reshelve status --watch. Or stop it: reshelve pause.",
-            )
-        yield
-    finally:
-        await connection.close()

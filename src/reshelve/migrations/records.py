@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,9 +12,11 @@ import psycopg
 from psycopg.rows import class_row
 
 from reshelve.crash_points import crash_point
-from reshelve.database.pools import Connection
+from reshelve.database.pools import Connection, Database
 from reshelve.domain.migration import ENGINE_VERSION, TERMINAL, State, allowed
-from reshelve.errors import MigrationError, NotFoundError, SchemaError, TransitionRefused
+from reshelve.errors import DatabaseUnavailable, MigrationError, NotFoundError, SchemaError, TransitionRefused
+
+_TRIES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,16 @@ async def create(
     return await get(connection, row[0])
 
 
+async def set_target(connection: Connection, migration: Migration, index_id: int) -> None:
+    """Raises TransitionRefused when the migration is not waiting for its target any more."""
+    cursor = await connection.execute(
+        "UPDATE migrations SET target_index_id = %s WHERE id = %s AND state = %s AND target_index_id IS NULL",
+        (index_id, migration.id, State.PLANNED),
+    )
+    if cursor.rowcount != 1:
+        raise TransitionRefused(f"migration {migration.id} is no longer planned", advice="See reshelve status.")
+
+
 async def set_limits(
     connection: Connection, migration: Migration, *, budget_usd: float | None, max_rate: float | None
 ) -> None:
@@ -151,6 +164,31 @@ async def transition(
             )
         await journal(connection, migration.id, "transition", before=before, after=after, facts=facts)
         crash_point(f"transition.{after}")
+
+
+async def move(database: Database, migration: Migration, after: State, *, reason: str | None = None) -> Migration:
+    """A transition by itself. Where the connection is lost meanwhile, its outcome is looked up, and never assumed."""
+    for attempt in range(_TRIES):
+        try:
+            async with database.owner() as connection:
+                await transition(connection, migration, after, reason=reason)
+                return await get(connection, migration.id)
+        except DatabaseUnavailable:
+            if attempt == _TRIES - 1:
+                raise
+            await asyncio.sleep(0.1 * 2**attempt)
+        async with database.owner() as connection:
+            now = await get(connection, migration.id)
+        if now.state is after:
+            return now
+    raise AssertionError("the last try returns or raises")
+
+
+async def note_trouble(connection: Connection, migration_id: int, state: State, reason: str | None) -> None:
+    """For people who look at a migration that does not get on; None when it does again."""
+    await connection.execute(
+        "UPDATE migrations SET reason = %s WHERE id = %s AND state = %s", (reason, migration_id, state)
+    )
 
 
 async def set_verification(connection: Connection, migration: Migration, facts: dict[str, Any]) -> None:

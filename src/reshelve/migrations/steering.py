@@ -158,15 +158,11 @@ async def _set_limits(
 
 
 async def _resume(backends: Backends, migration: Migration) -> None:
-    async with backends.database.owner() as connection:
-        await records.transition(connection, migration, records.resume_state(migration))
+    await records.move(backends.database, migration, records.resume_state(migration))
 
 
 async def _move(backends: Backends, to: State, *, reason: str | None = None) -> Migration:
-    migration = await _latest(backends)
-    async with backends.database.owner() as connection:
-        await records.transition(connection, migration, to, reason=reason)
-        return await records.get(connection, migration.id)
+    return await records.move(backends.database, await _latest(backends), to, reason=reason)
 
 
 async def _run(

@@ -10,12 +10,14 @@ from psycopg import sql
 
 from reshelve.backends import Backends
 from reshelve.database.pools import Connection
-from reshelve.domain.indexes import Index, Scope
+from reshelve.domain.indexes import Index, IndexState, Scope
+from reshelve.errors import NotFoundError
 from reshelve.evaluation.runs import recall_against_exact
 from reshelve.indexing.comparing import Comparison, compare, repair, sweep_orphans
 from reshelve.indexing.draining import drain
-from reshelve.indexing.feeding import account, read_chunks
+from reshelve.indexing.feeding import read_chunks
 from reshelve.indexing.outbox import require_triggers
+from reshelve.indexing.spending import account
 
 _MOST_PASSES = 6
 _RECALL_QUERIES = 50
@@ -53,6 +55,8 @@ class Verification:
 
 async def verify_index(backends: Backends, index: Index) -> Verification:
     """Drain, sweep, compare, repair, until a pass repairs nothing; then embed a sample again, and measure the graph."""
+    if index.state is IndexState.DROPPED:
+        raise NotFoundError(f"index {index.id} was dropped", advice="List the indexes: reshelve status.")
     named: list[str] = []
     repaired, passes = 0, 0
     async with backends.database.service() as connection:
@@ -66,7 +70,8 @@ async def verify_index(backends: Backends, index: Index) -> Verification:
         if found.equal and not mended:
             break
         # What the model refuses stays missing, however often it is tried.
-        if passes == _MOST_PASSES or (set(found.missing) <= found.refused.keys() and passes > 1 and not mended):
+        only_refused = set(found.missing) <= found.refused.keys() and not (found.extra or found.flaws or mended)
+        if passes == _MOST_PASSES or (passes > 1 and only_refused):
             break
         repaired += mended + await repair(backends, index, found)
     cosine, rows = await _sample_again(backends, index)
@@ -149,7 +154,7 @@ async def _sample_again(backends: Backends, index: Index) -> tuple[float | None,
     embedder = await backends.embedders.of(index.model_id)
     again = await embedder.embed_documents([texts[int(stored.chunk_ids[at])] for at in both])
     async with backends.database.service() as connection:
-        await account(connection, index, embedded=0, reused=0, tokens=again.tokens)
+        await account(connection, index, tokens=again.tokens)
     kept = stored.vectors[both]
     norms = np.linalg.norm(kept, axis=1) * np.linalg.norm(again.vectors, axis=1)
     return float(np.min(np.sum(kept * again.vectors, axis=1) / norms)), len(both)

@@ -21,7 +21,7 @@ from reshelve.stores.scope import living
 
 @dataclass(slots=True)
 class _Shelf:
-    """`vectors` and `written` are what is searched, and what was written: a difference is a flaw."""
+    """`vectors` is what is searched, `written` a hash of what was written by chunk: a difference is a flaw."""
 
     vectors: dict[int, Vectors] = field(default_factory=dict[int, Vectors])
     hashes: dict[int, UUID] = field(default_factory=dict[int, UUID])
@@ -65,13 +65,15 @@ class MemoryStore:
     async def delete(self, connection: Connection, index: Index, chunk_ids: Sequence[int]) -> int:
         shelf = self._shelf(index)
         gone = [chunk_id for chunk_id in chunk_ids if shelf.vectors.pop(chunk_id, None) is not None]
-        for chunk_id in gone:
-            del shelf.hashes[chunk_id], shelf.written[chunk_id]
+        for chunk_id in chunk_ids:
+            shelf.hashes.pop(chunk_id, None)
+            shelf.written.pop(chunk_id, None)
         return len(gone)
 
     async def read(self, connection: Connection, index: Index, chunk_ids: Sequence[int]) -> Entries:
         shelf = self._shelf(index)
-        found = sorted(set(chunk_ids) & shelf.vectors.keys())
+        intact = (key for key in set(chunk_ids) & shelf.vectors.keys() if not _changed(shelf, key))
+        found = sorted(intact)
         empty = np.empty((0, index.dimension), np.float32)
         vectors = np.stack([shelf.vectors[chunk_id] for chunk_id in found]) if found else empty
         return Entries(np.array(found, dtype=np.int64), [shelf.hashes[chunk_id] for chunk_id in found], vectors)
@@ -101,9 +103,12 @@ class MemoryStore:
     async def flaws(self, connection: Connection, index: Index) -> list[Flaw]:
         shelf = self._shelf(index)
         found: list[Flaw] = []
-        for chunk_id, vector in sorted(shelf.vectors.items()):
-            norm = float(np.linalg.norm(vector))
-            if hash(vector.tobytes()) != shelf.written[chunk_id]:
+        for chunk_id in sorted(shelf.vectors.keys() | shelf.written.keys()):
+            if chunk_id not in shelf.vectors:
+                found.append(Flaw(chunk_id, "the vector is gone"))
+                continue
+            norm = float(np.linalg.norm(shelf.vectors[chunk_id]))
+            if _changed(shelf, chunk_id):
                 found.append(Flaw(chunk_id, "the vector was changed"))
             elif norm == 0:
                 found.append(Flaw(chunk_id, "the vector is zero"))
@@ -116,6 +121,10 @@ class MemoryStore:
 
     async def build(self, connection: Connection, index: Index) -> None:
         """Nothing to build: every search is exact."""
+
+
+def _changed(shelf: _Shelf, chunk_id: int) -> bool:
+    return hash(shelf.vectors[chunk_id].tobytes()) != shelf.written.get(chunk_id)
 
 
 def _scores(metric: Metric, vectors: Vectors, query: Vectors) -> Vectors:

@@ -10,11 +10,10 @@ import psycopg
 from psycopg import sql
 
 from reshelve.crash_points import crash_point
+from reshelve.database import arrays
 from reshelve.domain.indexes import Index, Metric, Scope
 from reshelve.domain.models import Vectors
 from reshelve.errors import StoreError
-from reshelve.stores import arrays
-from reshelve.stores.arrays import register_arrays
 from reshelve.stores.protocol import Connection, Entries, Flaw, Hit, refuse_other_space
 from reshelve.stores.scope import LIVING, condition
 
@@ -101,7 +100,6 @@ class PgvectorStore:
             ON CONFLICT (chunk_id) DO NOTHING
             """
         ).format(table=_table(index), kind=sql.SQL(kind), send=sql.SQL(f"{kind}_send"))
-        register_arrays(connection)
         oid = connection.adapters.types[kind].oid
         written = 0
         for start in range(0, len(entries.chunk_ids), _ROWS_A_STATEMENT):
@@ -127,8 +125,9 @@ class PgvectorStore:
     async def read(self, connection: Connection, index: Index, chunk_ids: Sequence[int]) -> Entries:
         cursor = await connection.execute(
             sql.SQL(
-                "SELECT chunk_id, content_hash, embedding::vector FROM {} WHERE chunk_id = ANY(%s) ORDER BY chunk_id"
-            ).format(_table(index)),
+                "SELECT chunk_id, content_hash, embedding::vector FROM {} WHERE chunk_id = ANY(%s) "
+                "AND hashbyteaextended({}(embedding), 0) = checksum ORDER BY chunk_id"
+            ).format(_table(index), sql.SQL("vector_send" if vector_type(index) == "vector" else "halfvec_send")),
             (list(chunk_ids),),
         )
         rows = await cursor.fetchall()

@@ -68,7 +68,7 @@ class VectorStore(Protocol):
     async def delete(self, connection: Connection, index: Index, chunk_ids: Sequence[int]) -> int: ...
 
     async def read(self, connection: Connection, index: Index, chunk_ids: Sequence[int]) -> Entries:
-        """The entries of those chunks that are there, in the order of their ids."""
+        """The entries of those chunks that are there and not damaged, in the order of their ids."""
         ...
 
     def holdings(self, index: Index) -> sql.Composed:

@@ -17,6 +17,7 @@ from psycopg.pq import Format
 
 from reshelve.domain.models import Vectors
 
+_BYTEA_OID = 17
 _BIGINT_OID = 20
 _UUID_OID = 2950
 
@@ -56,6 +57,15 @@ def uuids(values: Sequence[UUID]) -> BinaryArray:
     elements["size"] = 16
     elements["value"] = np.frombuffer(b"".join([value.bytes for value in values]), dtype="V16")
     return BinaryArray(_UUID_OID, elements)
+
+
+def byteas(values: Vectors) -> BinaryArray:
+    """Each row as bytes: little-endian float32, one after the other."""
+    count, dimension = values.shape
+    elements = np.empty(count, np.dtype([("size", ">i4"), ("value", "<f4", (dimension,))]))
+    elements["size"] = 4 * dimension
+    elements["value"] = values
+    return BinaryArray(_BYTEA_OID, elements)
 
 
 def vectors(values: Vectors, *, half: bool, oid: int) -> BinaryArray:
