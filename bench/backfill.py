@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from psycopg import sql
 
-from bench.figures import Figure, at_least
+from bench.figures import Figure
 from bench.free_embedder import FreeEmbedder, unit_vectors
 from bench.shelf import Server, opened, put_in, settings_for
 from reshelve.domain.migration import State
@@ -26,7 +26,7 @@ from reshelve.migrations.engine import Happening
 ROWS = 100_000
 ENDPOINT_ROWS = 30_000
 DIMENSION = 384
-ROUNDS = 2
+ROUNDS = 3
 _SOURCE = '[rag.embedding]\nmodel = "hashing-64"\n'
 
 
@@ -41,10 +41,8 @@ def _stop_at_the_build(event: Happening) -> None:
 
 async def backfill_seconds(library: Library) -> float:
     """Run the declared migration through its backfill, then take it back; the backfill's own time."""
-    try:
+    with suppress(_Filled):
         await library.apply(on_event=_stop_at_the_build)
-    except _Filled:
-        pass
     migration = await library.pause()
     async with library.backends.database.owner() as connection:
         journal = await records.read_journal(connection, migration.id)
@@ -72,7 +70,7 @@ async def copy_seconds(library: Library, *, rows: int, batch: int) -> float:
     async with library.backends.database.owner() as connection:
         await connection.execute("DROP TABLE IF EXISTS side")
         await connection.execute(
-            f"CREATE TABLE side (chunk_id bigint, content_hash uuid, embedding vector({DIMENSION}))"
+            sql.SQL("CREATE TABLE side (chunk_id bigint, content_hash uuid, embedding vector({}))").format(DIMENSION)
         )
         began = time.perf_counter()
         for ready in batches:
@@ -126,12 +124,12 @@ async def free(server: Server, *, rows: int = ROWS, rounds: int = ROUNDS) -> lis
             name=name,
             value=rate,
             unit="rows/s",
-            beside="COPY by 1,000:",
+            beside="binary COPY by 1,000",
             raw=raw,
             target=">= 0.25 of it",
             met=rate >= 0.25 * raw,
         ),
-        Figure(name=f"{name}, again", value=rate, unit="rows/s", beside="COPY in one go:", raw=whole),
+        Figure(name=f"{name}, again", value=rate, unit="rows/s", beside="binary COPY in one go", raw=whole),
     ]
 
 
@@ -171,9 +169,10 @@ async def through_an_endpoint(server: Server, *, rows: int = ENDPOINT_ROWS, roun
             name=f"backfill, OpenAI-compatible endpoint, {rows:,} x {DIMENSION}",
             value=rows / min(seconds),
             unit="rows/s",
-            beside="COPY by 1,000:",
+            beside="binary COPY by 1,000",
             raw=rows / min(batched),
-            **at_least(5000, rows / min(seconds), unit="rows/s"),
+            target=">= 5,000 rows/s",
+            met=rows / min(seconds) >= 5000,
         )
     ]
 

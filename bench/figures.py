@@ -26,14 +26,6 @@ class Figure:
         return self.value / self.raw if self.raw else None
 
 
-def at_least(least: float, value: float | None, *, unit: str = "") -> dict[str, object]:
-    return {"target": f">= {_number(least)} {unit}".strip(), "met": value is not None and value >= least}
-
-
-def below(most: float, value: float, *, unit: str) -> dict[str, object]:
-    return {"target": f"< {_number(most)} {unit}", "met": value < most}
-
-
 def percentile(values: Sequence[float], share: float) -> float:
     """The nearest-rank percentile; `share` from 0 to 1."""
     ordered = sorted(values)
@@ -45,6 +37,7 @@ def show(figures: Iterable[Figure]) -> None:
     table.add_column("what")
     table.add_column("measured", justify="right")
     table.add_column("beside it", justify="right")
+    table.add_column("which is")
     table.add_column("ratio", justify="right")
     table.add_column("target", justify="right")
     table.add_column("")
@@ -52,7 +45,8 @@ def show(figures: Iterable[Figure]) -> None:
         table.add_row(
             each.name,
             f"{_number(each.value)} {each.unit}",
-            f"{each.beside} {_number(each.raw)}" if each.raw is not None else each.beside,
+            f"{_number(each.raw)} {each.unit}" if each.raw is not None else "",
+            each.beside,
             f"{each.ratio:.2f}" if each.ratio is not None else "",
             each.target or "",
             "" if each.met is None else ("[green]met[/]" if each.met else "[red]missed[/]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
@@ -34,9 +36,10 @@ class Server:
     def database(self, name: str) -> tuple[str, str]:
         """An empty database with the schema: conninfo of the owner and of the service."""
         with psycopg.connect(self.owner, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-            connection.execute(f"ALTER DATABASE {name} SET search_path = reshelve, public")
+            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET search_path = reshelve, public").format(sql.Identifier(name))
+            )
         owner = make_conninfo(self.owner, dbname=name)
         with psycopg.connect(owner, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION vector SCHEMA public")
@@ -78,13 +81,26 @@ async def opened(
 def texts(count: int, *, characters: int = 1000, seed: int = 7) -> Iterator[str]:
     """Made-up English of about so many characters, on one of 500 topics each, so that some texts are alike."""
     draw = random.Random(seed)
-    vocabulary = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(3, 9))) for _ in range(6000)]
-    topics = [draw.sample(vocabulary, _WORDS_A_TOPIC) for _ in range(_TOPICS)]
+    vocabulary, topics = _language()
     words = characters // 7
     for number in range(count):
         topic = topics[number % _TOPICS]
         drawn = draw.choices(topic, k=words * 7 // 10) + draw.choices(vocabulary, k=words - words * 7 // 10)
         yield " ".join(drawn)
+
+
+def queries(count: int, *, seed: int) -> list[str]:
+    """Eight words of one topic each."""
+    draw = random.Random(f"queries {seed}")
+    _, topics = _language()
+    return [" ".join(draw.choices(draw.choice(topics), k=8)) for _ in range(count)]
+
+
+@functools.cache
+def _language() -> tuple[list[str], list[list[str]]]:
+    draw = random.Random(7)
+    vocabulary = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(3, 9))) for _ in range(6000)]
+    return vocabulary, [draw.sample(vocabulary, _WORDS_A_TOPIC) for _ in range(_TOPICS)]
 
 
 async def put_in(library: Library, count: int, *, fed: bool, characters: int = 1000) -> None:

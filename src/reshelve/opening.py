@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -11,7 +12,7 @@ from reshelve.backends import Backends
 from reshelve.database import catalog, embedded, schema
 from reshelve.database.pins import IndexPins
 from reshelve.database.pools import Database
-from reshelve.database.server_checks import check_server, vector_schema
+from reshelve.database.server_checks import check_server, check_service, vector_schema
 from reshelve.domain.models import RegisteredModel
 from reshelve.embedders.registry import OpenEmbedders
 from reshelve.errors import DatabaseUnavailable
@@ -25,6 +26,9 @@ async def open_backends(settings: Settings) -> Backends:
     owner, service = await asyncio.to_thread(_addresses, settings)
     extension_schema = await _checked(owner)
     await asyncio.to_thread(schema.upgrade, owner)
+    if service != owner:
+        async with await _connected(service) as connection:
+            await check_service(connection, vector_schema=extension_schema)
     database = Database(
         owner=owner,
         service=service,
@@ -67,13 +71,16 @@ def _addresses(settings: Settings) -> tuple[str, str]:
 
 async def _checked(address: str) -> str:
     """The schema that pgvector is in, on a server that will do."""
+    async with await _connected(address) as connection:
+        await check_server(connection)
+        return await vector_schema(connection)
+
+
+async def _connected(address: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
     try:
-        connection = await psycopg.AsyncConnection.connect(address, autocommit=True, connect_timeout=10)
+        return await psycopg.AsyncConnection.connect(address, autocommit=True, connect_timeout=10)
     except psycopg.Error as error:
         raise DatabaseUnavailable(
             f"the database does not answer: {str(error).strip()}",
             advice="Check RESHELVE_DATABASE_URL or rag.database.url: host, port, database, user and password.",
         ) from error
-    async with connection:
-        await check_server(connection)
-        return await vector_schema(connection)

@@ -59,13 +59,15 @@ class EmbeddingSettings(_Section):
     """The model that the collection should have, and how to talk to its provider.
 
     `model` is `minilm-l6-v2`, `hashing-<dimension>`, a directory or Hugging Face name of a BERT-family model in
-    sentence-transformers layout, or, with `provider = "openai"`, whatever the endpoint calls it.
+    sentence-transformers layout, or, with `provider = "openai"`, whatever the endpoint calls it. `api_key` goes to
+    that endpoint alone; `endpoint_keys` names the keys of others, by base URL, whose models older indexes still use.
     """
 
     model: str = "minilm-l6-v2"
     provider: Literal["auto", "bert", "hashing", "openai"] = "auto"
     base_url: str | None = None
     api_key: SecretStr | None = None
+    endpoint_keys: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
     query_prefix: str | None = None
     document_prefix: str | None = None
     price_per_million_tokens: float | None = Field(default=None, ge=0)
@@ -166,10 +168,19 @@ def _secrets_wrapped(values: dict[str, Any]) -> dict[str, Any]:
     """Strict mode takes no plain string for a secret."""
     wrapped = dict(values)
     for section, key in (("database", "url"), ("database", "service_url"), ("embedding", "api_key")):
-        table: Any = wrapped.get(section)
-        if isinstance(table, dict) and isinstance(table.get(key), str):  # pyright: ignore[reportUnknownMemberType]
-            wrapped[section] = {**table, key: SecretStr(str(table[key]))}  # pyright: ignore[reportUnknownArgumentType]
+        table = _table(wrapped.get(section))
+        if isinstance(table.get(key), str):
+            wrapped[section] = {**table, key: SecretStr(table[key])}
+    keys = _table(_table(wrapped.get("embedding")).get("endpoint_keys"))
+    if keys:
+        secrets = {url: SecretStr(key) if isinstance(key, str) else key for url, key in keys.items()}
+        wrapped["embedding"] = {**wrapped["embedding"], "endpoint_keys": secrets}
     return wrapped
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """The value, if it is a table; what else it may be, the validation refuses."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _rooted(settings: Settings, root: Path) -> Settings:

@@ -18,6 +18,7 @@ from reshelve.indexing.writing import write_entries
 from tests.faults.conftest import ROWS, Declare, Outsider, Scene
 from tests.support.oracle import assert_indexes_equal_source
 from tests.support.program import run_program
+from tests.support.waiting import until
 from tests.support.writers import documents, writing
 
 ON_THE_WAY_TO_THE_PROOF = [
@@ -101,6 +102,7 @@ async def test_killed_in_the_build(scene: Scene, outsider: Outsider, owner: Outs
     [(left, valid)] = await _graphs(owner)
     assert not valid
     assert (await scene.library.status()).indexes[1].built is False
+    await until(lambda: _nobody_builds(owner))
     await outsider.commit()
     async with writing(scene.library):
         assert await run_program(scene.target, "apply") == 0
@@ -109,6 +111,10 @@ async def test_killed_in_the_build(scene: Scene, outsider: Outsider, owner: Outs
     assert built != left
     await assert_proven(scene.library)
     await assert_indexes_equal_source(scene.library)
+
+
+async def _nobody_builds(owner: Outsider) -> bool:
+    return await (await owner.execute("SELECT FROM pg_stat_progress_create_index")).fetchone() is None
 
 
 async def _graphs(owner: Outsider) -> list[tuple[object, ...]]:

@@ -14,6 +14,7 @@ from reshelve.errors import GateHeld, IndexInUse, InputError, TransitionRefused
 from reshelve.migrations.engine import Happening
 from tests.faults.conftest import ROWS, Outsider, Scene
 from tests.support.oracle import assert_indexes_equal_source
+from tests.support.waiting import until
 from tests.support.writers import documents
 
 
@@ -57,8 +58,7 @@ async def test_a_repeatable_read_writer_that_never_saw_the_index(moving: reshelv
     await outsider.execute("SELECT count(*) FROM chunks")
     states: list[State] = []
     apply = asyncio.create_task(moving.apply(on_event=lambda event: states.append(event.state)))
-    while State.BUILDING not in states:
-        await asyncio.sleep(0.05)
+    await until(lambda: State.BUILDING in states)
     await outsider.execute(INSERT, ("d3",))
     await outsider.commit()
     await apply
@@ -184,8 +184,7 @@ async def test_cleanup_is_refused_while_somebody_reads(moving: reshelve.Library,
 async def test_a_paused_migration_stays_fed_and_goes_on(moving: reshelve.Library) -> None:
     seen: list[Happening] = []
     apply = asyncio.create_task(moving.apply(max_rate=200, on_event=seen.append))
-    while not any(event.rows for event in seen):
-        await asyncio.sleep(0.02)
+    await until(lambda: any(event.rows for event in seen))
     await moving.pause()
     paused = await apply
     assert paused.state is State.PAUSED

@@ -15,7 +15,7 @@ from tests.support.writers import documents
 
 
 async def test_the_whole_road(settings_of: Callable[[str], Settings]) -> None:
-    async with reshelve.connect(settings_of('[embedding]\nmodel = "hashing-64"'.replace("[", "[rag."))) as library:
+    async with reshelve.connect(settings_of('[rag.embedding]\nmodel = "hashing-64"')) as library:
         await library.ingest(documents(50))
         assert not (await library.plan()).needed
         with pytest.raises(MigrationError, match="nothing to do"):
@@ -32,6 +32,9 @@ async def test_the_whole_road(settings_of: Callable[[str], Settings]) -> None:
         assert (await library.search("shelf")).model == "hashing-128"
         assert (await library.rollback()).state is State.ROLLED_BACK
         assert (await library.search("shelf")).model == "hashing-64"
+        kinds = [action.kind for action in (await library.plan()).actions]
+        assert "FillRanges" not in kinds
+        assert "BuildIndex" not in kinds
         again = await library.apply(cutover=True)
         assert (again.state, again.embedded_rows) == (State.SOAKING, 0)
         assert (await library.cleanup(skip_soak=True)).rows == 50

@@ -12,11 +12,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
 
 import reshelve
 from reshelve.database import schema
 from reshelve.database.postgres_cluster import installation
-from reshelve.errors import SchemaError
+from reshelve.errors import DatabaseUnsuitable, SchemaError
 from reshelve.settings import Settings
 from tests.conftest import Server
 
@@ -102,3 +103,22 @@ async def test_the_service_role_changes_no_table_and_owns_nothing(database_urls:
             await connection.execute("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user")
         ).fetchone()
     assert row == (False, False)
+
+
+async def test_a_service_login_without_its_rights_is_told_which(
+    settings_of: Callable[[str], Settings], server: Server, database_urls: tuple[str, str]
+) -> None:
+    settings = settings_of("")
+    bare = make_conninfo(database_urls[0], options="-c role=bare")
+    database = settings.database.model_copy(update={"service_url": SecretStr(bare)})
+
+    def prepare(statement: str) -> None:
+        with psycopg.connect(database_urls[0], autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    await asyncio.to_thread(prepare, "CREATE ROLE bare")
+    try:
+        with pytest.raises(DatabaseUnsuitable, match="GRANT reshelve_service TO"):
+            await reshelve.connect(settings.model_copy(update={"database": database}))
+    finally:
+        await asyncio.to_thread(prepare, "DROP ROLE bare")

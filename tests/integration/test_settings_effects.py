@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -83,7 +84,7 @@ async def test_chunks_have_the_declared_sizes(settings_of: SettingsOf) -> None:
             cursor = await connection.execute("SELECT token_count, start_char, end_char FROM chunks ORDER BY ordinal")
             rows = await cursor.fetchall()
     assert max(row[0] for row in rows) <= 30
-    assert any(later[1] < earlier[2] for earlier, later in zip(rows, rows[1:], strict=False)), "no overlap"
+    assert any(later[1] < earlier[2] for earlier, later in itertools.pairwise(rows)), "no overlap"
 
 
 async def test_prefixes_and_prices_are_the_models(settings_of: SettingsOf) -> None:

@@ -14,7 +14,7 @@ from reshelve.indexing.draining import drain
 
 
 async def assert_indexes_equal_source(library: reshelve.Library) -> int:
-    """Same keys, same content hashes, the right vectors, no key too many, in every live index; returns how many rows."""
+    """In every live index: the same keys and hashes, the right vectors, no key too many. Returns how many rows."""
     backends = library.backends
     async with backends.database.service() as connection:
         indexes = await live_indexes(connection)

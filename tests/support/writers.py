@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager
 
 import reshelve
 
-WORDS = (
-    "shelf index vector outbox lease query chunk corpus graph recall epoch route tenant model schema barrier".split()
-)
+_TEXT = "shelf index vector outbox lease query chunk corpus graph recall epoch route tenant model schema barrier"
+WORDS = _TEXT.split()
 
 
 def text(chance: random.Random, *, words: int = 30) -> str:

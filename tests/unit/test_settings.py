@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from reshelve.embedders.openai import OPENAI_URL, key_for
 from reshelve.errors import SettingsError
 from reshelve.settings import Settings, load_settings, parse_settings
 
@@ -137,3 +138,16 @@ def test_secrets_are_not_shown() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().collection = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_each_endpoint_gets_its_own_key_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-env")
+    text = (
+        '[rag.embedding]\nmodel = "m"\nbase_url = "http://new/v1"\napi_key = "sk-new"\n'
+        '[rag.embedding.endpoint_keys]\n"http://old/v1" = "sk-old"'
+    )
+    embedding = parse_settings(text, source=FILE).embedding
+    assert key_for(embedding, "http://new/v1") == "sk-new"
+    assert key_for(embedding, "http://old/v1") == "sk-old"
+    assert key_for(embedding, "http://elsewhere/v1") == "none"
+    assert key_for(embedding, OPENAI_URL) == "sk-env"

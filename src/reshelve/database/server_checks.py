@@ -102,6 +102,37 @@ async def check_server(connection: psycopg.AsyncConnection[Any]) -> None:
         raise DatabaseUnavailable(f"The database could not be checked: {error}") from error
 
 
+async def check_service(connection: psycopg.AsyncConnection[Any], *, vector_schema: str) -> None:
+    """Refuse a service login that lacks a right that it needs. Raises DatabaseUnsuitable with the GRANT to run."""
+    cursor = await connection.execute(
+        """
+        SELECT current_user, current_database(),
+               has_schema_privilege('reshelve', 'USAGE') AND has_table_privilege(
+                   (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname = 'reshelve' AND c.relname = 'outbox'), 'INSERT'),
+               has_database_privilege(current_database(), 'TEMPORARY'),
+               has_schema_privilege(%s, 'USAGE')
+        """,
+        (vector_schema,),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    role, database = _quoted(row[0]), _quoted(row[1])
+    missing = [
+        grant
+        for held, grant in (
+            (row[2], f"GRANT reshelve_service TO {role};"),
+            (row[3], f"GRANT TEMPORARY ON DATABASE {database} TO {role};"),
+            (row[4], f"GRANT USAGE ON SCHEMA {_quoted(vector_schema)} TO {role};"),
+        )
+        if not held
+    ]
+    if missing:
+        raise DatabaseUnsuitable(
+            f"The service's login {row[0]} lacks rights that it needs", advice="Run, as the owner: " + " ".join(missing)
+        )
+
+
 async def vector_schema(connection: psycopg.AsyncConnection[Any]) -> str:
     """The schema that the extension is in: it has to be on the search path. Not everywhere is it `public`."""
     cursor = await connection.execute(

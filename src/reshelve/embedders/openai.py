@@ -37,7 +37,7 @@ class OpenAIEndpoint:
         self._timeout_seconds = settings.timeout_seconds
         self._max_retries = settings.max_retries
         self._client = AsyncOpenAI(
-            api_key=_key(settings, base_url), base_url=base_url, timeout=settings.timeout_seconds, max_retries=0
+            api_key=key_for(settings, base_url), base_url=base_url, timeout=settings.timeout_seconds, max_retries=0
         )
 
     async def vectors(self, texts: Sequence[str], *, dimensions: int | None) -> tuple[Vectors, int | None]:
@@ -174,12 +174,16 @@ def _base_url(settings: EmbeddingSettings) -> str:
     return (settings.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
 
 
-def _key(settings: EmbeddingSettings, base_url: str) -> str:
-    """A local endpoint needs none, but the client wants one."""
-    if settings.api_key is not None:
-        return settings.api_key.get_secret_value()
+def key_for(settings: EmbeddingSettings, base_url: str) -> str:
+    """An endpoint gets its own key, and nobody else's. A local endpoint needs none, but the client wants one."""
+    own = settings.endpoint_keys.get(base_url)
+    declared = base_url == _base_url(settings)
+    if own is None and declared:
+        own = settings.api_key
+    if own is not None:
+        return own.get_secret_value()
     from_environment = os.environ.get("OPENAI_API_KEY")
-    if from_environment:
+    if from_environment and (declared or base_url == OPENAI_URL):
         return from_environment
     if base_url == OPENAI_URL:
         raise SettingsError(

@@ -80,7 +80,7 @@ def fault_of(error: APIError, *, model: str, base_url: str) -> PassingFault | Re
     if status in (401, 403):
         return EmbeddingRefused(
             f"{base_url} refused the key ({status}): {said}",
-            advice="Set OPENAI_API_KEY, or rag.embedding.api_key, to a key that may use this model.",
+            advice="Set OPENAI_API_KEY, rag.embedding.api_key, or this endpoint's line in rag.embedding.endpoint_keys.",
         )
     if status == 404:
         return NotFoundError(

@@ -17,7 +17,7 @@ from reshelve.domain.indexes import Index
 from reshelve.embedders.canary import canary, check_canary
 from reshelve.errors import EmbeddingError, EmbeddingInvalid, EmbeddingRefused, LeaseLost, ModelError, ReshelveError
 from reshelve.indexing.comparing import sweep_orphans
-from reshelve.indexing.leases import QueueItem, QueueLease, acknowledge_queue, claim_queue, held
+from reshelve.indexing.leases import QueueItem, QueueLease, acknowledge_queue, claim_queue, held, taken
 from reshelve.indexing.outbox import dispatch
 from reshelve.indexing.spending import account
 from reshelve.indexing.vectors import ChunkText, prepare
@@ -33,9 +33,12 @@ _log = structlog.get_logger(__name__)
 async def feed_once(backends: Backends, index: Index) -> int:
     """Take one batch of changes in; returns how many. Safe to run anywhere, any number of times at once."""
     seconds = backends.settings.migration.lease_seconds
-    async with backends.database.service() as connection:
+
+    async def claim(connection: Connection) -> QueueLease | None:
         await dispatch(connection)
-        lease = await claim_queue(connection, index, limit=BATCH_CHANGES, seconds=seconds)
+        return await claim_queue(connection, index, limit=BATCH_CHANGES, seconds=seconds)
+
+    lease = await taken(backends.database, "index_queue", claim)
     if lease is None:
         return 0
     async with held(backends.database, "index_queue", lease.epoch, seconds=seconds):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import psycopg
 
@@ -45,6 +45,9 @@ class RangeLease:
     hi: int
     rows: int
     attempts: int
+
+
+_Lease = TypeVar("_Lease", QueueLease, RangeLease)
 
 
 async def claim_queue(connection: Connection, index: Index, *, limit: int, seconds: float) -> QueueLease | None:
@@ -146,6 +149,28 @@ async def give_back(connection: Connection, table: LeasedTable, epoch: int) -> N
         await connection.execute(
             "UPDATE backfill_ranges SET lease = NULL, leased_until = NULL WHERE lease = %s", (epoch,)
         )
+
+
+async def taken(
+    database: Database, table: LeasedTable, claim: Callable[[Connection], Awaitable[_Lease | None]]
+) -> _Lease | None:
+    """What `claim` takes. A cancellation that meets the claim waits for it, and gives the lease back."""
+
+    async def take() -> _Lease | None:
+        async with database.service() as connection:
+            return await claim(connection)
+
+    claiming = asyncio.create_task(take())
+    try:
+        return await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        # Where even this fails, the lease runs out by itself.
+        with contextlib.suppress(ReshelveError, psycopg.Error):
+            lease = await claiming
+            if lease is not None:
+                async with database.service() as connection:
+                    await give_back(connection, table, lease.epoch)
+        raise
 
 
 @asynccontextmanager

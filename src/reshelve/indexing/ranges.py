@@ -14,7 +14,7 @@ from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
 from reshelve.errors import EmbeddingInvalid, EmbeddingRefused
 from reshelve.indexing.feeding import texts_are_to_blame
-from reshelve.indexing.leases import RangeLease, acknowledge_range, claim_range, held
+from reshelve.indexing.leases import RangeLease, acknowledge_range, claim_range, held, taken
 from reshelve.indexing.outbox import enqueue
 from reshelve.indexing.spending import account
 from reshelve.indexing.vectors import ChunkText, prepare
@@ -99,8 +99,11 @@ async def fill_one_range(
 ) -> int | None:
     """Lease a range, of at most `most` rows, and take it in. Returns its rows, or None when there is none to take."""
     seconds = backends.settings.migration.lease_seconds
-    async with backends.database.service() as connection:
-        lease = await claim_range(connection, index, seconds=seconds, most=most)
+
+    async def claim(connection: Connection) -> RangeLease | None:
+        return await claim_range(connection, index, seconds=seconds, most=most)
+
+    lease = await taken(backends.database, "backfill_ranges", claim)
     if lease is None:
         return None
     async with held(backends.database, "backfill_ranges", lease.epoch, seconds=seconds):

@@ -14,6 +14,7 @@ from reshelve.database.pools import Connection
 from reshelve.domain.documents import Document
 from reshelve.domain.indexes import Index, IndexState
 from reshelve.domain.migration import Action, Facts, State, foresee
+from reshelve.domain.models import RegisteredModel
 from reshelve.embedders.protocol import Embedder
 from reshelve.migrations.declaration import Declaration, find_declared
 from reshelve.stores.pgvector import HNSW_MAX_VECTOR_DIMENSION, statements_for
@@ -91,9 +92,13 @@ async def make_plan(backends: Backends, declaration: Declaration, embedder: Embe
         volume = await _volume(connection, serving, declaration, embedder, chunking, existing)
         probe = await _probe(connection, serving, embedder) if volume.rows > volume.reused else 0.0
         next_index = await catalog.next_index_id(connection)
+        built = existing is not None and await backends.stores.of(existing).built(connection, existing)
+        registered = await catalog.get_model(connection, serving.model_id)
     fresh = volume.rows - volume.reused
     ready = existing is not None and existing.state is IndexState.READY
-    facts = Facts(rows_left=volume.rows, target_built=ready)
+    facts = Facts(rows_left=volume.rows)
+    if ready:
+        facts = Facts(older_transactions_ended=True, ranges_enumerated=True, target_built=built)
     return Plan(
         collection=collection,
         changes=changes,
@@ -103,11 +108,11 @@ async def make_plan(backends: Backends, declaration: Declaration, embedder: Embe
         tokens=volume.tokens,
         cost_usd=declaration.model.cost_usd(volume.tokens),
         embed_seconds=fresh / probe if probe else 0.0,
-        build_seconds=0.0 if ready else _build_seconds(declaration, volume.rows),
+        build_seconds=0.0 if built else _build_seconds(declaration, volume.rows),
         disk_bytes=0 if ready else _disk_bytes(declaration, volume.rows),
         probe_rows_per_second=probe,
         sql=_sql(declaration, existing.id if existing else next_index),
-        risks=_risks(declaration, serving, volume, existing),
+        risks=_risks(declaration, serving, volume, existing) + _keyless(backends, declaration, registered),
         target=declaration.as_dict(),
     )
 
@@ -254,3 +259,15 @@ def _risks(declaration: Declaration, serving: Index, volume: _Volume, existing: 
     if declaration.model.provider == "openai":
         risks.append("texts leave this machine for the embedding endpoint")
     return risks
+
+
+def _keyless(backends: Backends, declaration: Declaration, serving: RegisteredModel) -> list[str]:
+    """`api_key` goes to the declared endpoint alone: the serving one may be left without."""
+    embedding = backends.settings.embedding
+    moved = serving.model.provider == "openai" and serving.location != declaration.location
+    if not moved or serving.location in embedding.endpoint_keys or "api.openai.com" in serving.location:
+        return []
+    return [
+        f"the serving index embeds its queries at {serving.location}, for which there is no key in the settings: "
+        "if it wants one, put it under [rag.embedding.endpoint_keys]"
+    ]

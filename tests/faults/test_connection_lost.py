@@ -1,0 +1,104 @@
+"""The connection is lost during a COMMIT: nobody can know what became of it, so everybody looks."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
+
+import reshelve
+from reshelve.domain.migration import State
+from reshelve.settings import load_settings
+from tests.faults.conftest import Outsider, Scene
+from tests.support.oracle import assert_indexes_equal_source
+from tests.support.proxy import Proxy, proxied
+from tests.support.writers import writing
+
+
+@dataclass(frozen=True)
+class Wire:
+    """`library` talks to the server through `proxy`, and asks for another model than serves."""
+
+    library: reshelve.Library
+    proxy: Proxy
+
+
+@pytest.fixture
+async def wire(scene: Scene, database_urls: tuple[str, str]) -> AsyncGenerator[Wire]:
+    # Short, because the address of a Unix socket has room for 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="proxy"))
+    settings = load_settings(scene.target)
+    owner, service = (SecretStr(make_conninfo(url, host=str(folder))) for url in database_urls)
+    table = settings.database.model_copy(update={"url": owner, "service_url": service})
+    settings = settings.model_copy(update={"database": table})
+    server = Path(str(conninfo_to_dict(database_urls[0])["host"]))
+    async with proxied(server, folder) as proxy, reshelve.connect(settings) as library:
+        yield Wire(library, proxy)
+    shutil.rmtree(folder)
+
+
+async def _roads(owner: Outsider) -> list[str]:
+    cursor = await owner.execute("SELECT after FROM migration_journal WHERE event = 'transition' ORDER BY id")
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
+FORWARD = [State.PREPARING, State.BACKFILLING, State.BUILDING, State.VERIFYING, State.SOAKING]
+
+
+@pytest.mark.parametrize("forwards", [True, False], ids=["committed", "not-committed"])
+@pytest.mark.parametrize("state", FORWARD)
+async def test_lost_in_a_transition(scene: Scene, wire: Wire, owner: Outsider, state: State, *, forwards: bool) -> None:
+    """Every connection goes with it, that of the controller's lock too. Each transition is made once all the same."""
+    wire.proxy.arm("transition", state, forwards=forwards, everything=True)
+    async with writing(scene.library):
+        migration = await wire.library.apply(cutover=True)
+    assert wire.proxy.losses == 1
+    assert migration.state is State.SOAKING
+    assert await _roads(owner) == [str(each) for each in FORWARD]
+    assert (await scene.library.search("shelf")).model == "hashing-128"
+    await assert_indexes_equal_source(scene.library)
+
+
+@pytest.mark.parametrize("forwards", [True, False], ids=["committed", "not-committed"])
+@pytest.mark.parametrize("state", [State.ROLLING_BACK, State.ROLLED_BACK])
+async def test_lost_in_the_rollback(scene: Scene, wire: Wire, owner: Outsider, state: State, *, forwards: bool) -> None:
+    await wire.library.apply(cutover=True)
+    wire.proxy.arm("transition", state, forwards=forwards, everything=True)
+    assert (await wire.library.rollback()).state is State.ROLLED_BACK
+    assert wire.proxy.losses == 1
+    assert (await _roads(owner))[-2:] == ["rolling_back", "rolled_back"]
+    assert (await scene.library.search("shelf")).model == "hashing-64"
+    await assert_indexes_equal_source(scene.library)
+
+
+@pytest.mark.parametrize("forwards", [True, False], ids=["committed", "not-committed"])
+async def test_lost_in_the_registration_and_in_a_batch(scene: Scene, wire: Wire, *, forwards: bool) -> None:
+    wire.proxy.arm("SET target_index_id", forwards=forwards)
+    await wire.library.apply(limit=40)
+    assert wire.proxy.losses == 1
+    wire.proxy.arm("done_at = now()", forwards=forwards)
+    async with writing(scene.library):
+        migration = await wire.library.apply()
+    assert wire.proxy.losses == 2
+    assert migration.state is State.VERIFYING
+    assert len((await scene.library.status()).indexes) == 2
+    await assert_indexes_equal_source(scene.library)
+
+
+async def test_lost_again_and_again(scene: Scene, wire: Wire) -> None:
+    """The pools and the controller's lock recover; no search of a reader on another connection notices."""
+    async with writing(scene.library):
+        apply = asyncio.create_task(wire.library.apply(max_rate=200, cutover=True))
+        for _ in range(4):
+            await asyncio.wait([apply], timeout=0.4)
+            wire.proxy.cut_all()
+            await scene.library.search("shelf")
+    assert (await apply).state is State.SOAKING
+    await assert_indexes_equal_source(scene.library)
