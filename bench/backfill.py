@@ -129,7 +129,7 @@ async def free(server: Server, *, rows: int = ROWS, rounds: int = ROUNDS) -> lis
             target=">= 0.25 of it",
             met=rate >= 0.25 * raw,
         ),
-        Figure(name=f"{name}, again", value=rate, unit="rows/s", beside="binary COPY in one go", raw=whole),
+        Figure(name="  the same, in one go", value=rate, unit="rows/s", beside="binary COPY in one go", raw=whole),
     ]
 
 

@@ -17,7 +17,8 @@ from reshelve.indexing.draining import drain
 from reshelve.library import Library
 from reshelve.migrations import records
 
-ROWS = 20_000
+MOVES = (("hashing-128", 20_000), ("minilm-l6-v2", 300))
+"""Models and chunks: one collection of some size, and one model whose weights have to be loaded."""
 READERS = 2
 _QUIET_SECONDS = 4.0
 _BESIDE_SECONDS = 0.025
@@ -25,40 +26,40 @@ _BESIDE_SECONDS = 0.025
 
 
 async def run(server: Server) -> AsyncGenerator[list[Figure]]:
-    database = server.database("switch")
+    for number, (model, rows) in enumerate(MOVES):
+        yield await _move(server.database(f"switch_{number}"), model=model, rows=rows)
+
+
+async def _move(database: tuple[str, str], *, model: str, rows: int) -> list[Figure]:
     async with opened(settings_for(database, '[rag.embedding]\nmodel = "hashing-64"\n')) as library:
-        await put_in(library, ROWS, fed=True)
+        await put_in(library, rows, fed=True)
         await _feed(library)
-    async with opened(settings_for(database, '[rag.embedding]\nmodel = "hashing-128"\n')) as library:
+    async with opened(settings_for(database, f'[rag.embedding]\nmodel = "{model}"\n')) as library:
         await library.apply()
         readers = Readers(database, readers=READERS)
         quiet_from = time.time()
         await asyncio.sleep(_QUIET_SECONDS)
         quiet_until = time.time()
         await library.cutover()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(_QUIET_SECONDS / 2)
         migration = await library.rollback()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(_QUIET_SECONDS / 2)
         searches = await asyncio.to_thread(readers.stop)
         plain = await _plain_milliseconds(library)
         async with library.backends.database.owner() as connection:
             journal = await records.read_journal(connection, migration.id)
     switches = [entry for entry in journal if entry["event"] == "switched"]
     quiet = [each.milliseconds for each in searches if quiet_from <= each.began and each.ended <= quiet_until]
-    yield [
-        *(_figure(name, switch, plain) for name, switch in zip(("cutover", "rollback"), switches, strict=True)),
-        *(
-            _longest_beside(name, switch, searches, percentile(quiet, 0.95))
-            for name, switch in zip(("cutover", "rollback"), switches, strict=True)
-        ),
-        _failed(searches),
-    ]
+    figures: list[Figure] = []
+    for name, switch in zip((f"cutover to {model}", "rollback from it"), switches, strict=True):
+        figures += [_figure(name, switch, plain), _longest_beside(switch, searches, percentile(quiet, 0.95))]
+    return [*figures, _failed(searches)]
 
 
 def _figure(name: str, switch: dict[str, Any], plain: float) -> Figure:
     milliseconds = switch["facts"]["switch_ms"]
     return Figure(
-        name=f"{name}: the switch",
+        name=f"{name}, the switch itself",
         value=milliseconds,
         unit="ms",
         beside="an UPDATE of one row",
@@ -68,13 +69,13 @@ def _figure(name: str, switch: dict[str, Any], plain: float) -> Figure:
     )
 
 
-def _longest_beside(name: str, switch: dict[str, Any], searches: list[Search], p95: float) -> Figure:
+def _longest_beside(switch: dict[str, Any], searches: list[Search], p95: float) -> Figure:
     """Of the searches that were under way when the route changed."""
     ended = switch["at"].timestamp() + _BESIDE_SECONDS
     began = switch["at"].timestamp() - switch["facts"]["switch_ms"] / 1000 - _BESIDE_SECONDS
     beside = [each.milliseconds for each in searches if each.began <= ended and each.ended >= began]
     return Figure(
-        name=f"{name}: longest of the {len(beside)} searches beside it",
+        name=f"  longest of the {len(beside)} searches beside it",
         value=max(beside),
         unit="ms",
         beside="p95 before",
@@ -85,7 +86,7 @@ def _longest_beside(name: str, switch: dict[str, Any], searches: list[Search], p
 def _failed(searches: list[Search]) -> Figure:
     failed = sum(each.model is None for each in searches)
     return Figure(
-        name=f"failed searches, of {len(searches):,} by {READERS} readers",
+        name=f"  failed searches, of {len(searches):,} by {READERS} readers",
         value=failed,
         unit="",
         target="0",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import random
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -82,6 +85,24 @@ def write_documents(path: Path, *, rows: int = ROWS, bad: bool = False) -> None:
     if bad:
         lines[5:5] = ["{broken", '{"_id": "n", "text": 7}', '{"text": "nobody\'s"}']
     path.write_text("\n".join(lines) + "\n")
+
+
+def on_a_terminal(shop: Shop, *command: str) -> str:
+    """All that a person sees of a command that ends well: with bars and colours."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 160))
+    with subprocess.Popen(
+        [sys.executable, "-m", "reshelve.cli", *command], cwd=shop.folder, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        # A terminal whose other end is closed is an error on Linux, not an end.
+        with contextlib.suppress(OSError):
+            while some := os.read(ours, 65536):
+                seen += some
+    os.close(ours)
+    assert process.returncode == 0
+    return seen.decode()
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +309,10 @@ def test_a_held_gate_is_exit_code_3_and_nothing_switches(filled: Shop) -> None:
 
 def test_two_indexes_are_compared_on_judged_queries(filled: Shop) -> None:
     filled.settle("hashing-128")
-    filled.run("apply")
+    shown = on_a_terminal(filled, "apply")
+    assert "\x1b[" in shown
+    assert "600 of 600 rows" in shown
+    assert "✓ proven" in shown
     rows = [json.loads(line) for line in (filled.folder / "docs.jsonl").read_text().splitlines()[:30]]
     queries = [{"_id": f"q{row['_id']}", "text": " ".join(row["text"].split()[:12])} for row in rows]
     (filled.folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))

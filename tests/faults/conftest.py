@@ -31,12 +31,22 @@ class Scene:
 def declare(database_urls: tuple[str, str], tmp_path: Path) -> Declare:
     """Writes the settings file of this test: a call overwrites what the last one wrote."""
 
-    def write(model: str = "hashing-64", *, backend: str = "pgvector", extra: str = "") -> Path:
+    def write(
+        model: str = "hashing-64",
+        *,
+        backend: str = "pgvector",
+        embedding: str = "",
+        storage: str = "",
+        migration: str = "",
+        extra: str = "",
+    ) -> Path:
+        """The named lines go under their tables, `extra` at the end."""
         file = tmp_path / "rag.toml"
         file.write_text(
             f'[rag.database]\nurl = "{database_urls[0]}"\nservice_url = "{database_urls[1]}"\n'
-            f'[rag.embedding]\nmodel = "{model}"\n[rag.vector_storage]\nbackend = "{backend}"\n'
-            f"[rag.migration]\nlease_seconds = 0.5\nrange_rows = 40\n{extra}",
+            f'[rag.embedding]\nmodel = "{model}"\n{embedding}\n'
+            f'[rag.vector_storage]\nbackend = "{backend}"\n{storage}\n'
+            f"[rag.migration]\nlease_seconds = 0.5\nrange_rows = 40\n{migration}\n{extra}",
             encoding="utf-8",
         )
         return file

@@ -60,12 +60,12 @@ class Request:
 
 
 class EmbeddingEndpoint:
-    """`faults` are used up from the left, one a request. The other fields hold until they are changed."""
+    """`faults` are used up from the left, one a request; None is a good answer. The other fields hold until changed."""
 
     def __init__(self, *, dimension: int = 384, key: str | None = None, remember: bool = True) -> None:
         self.dimension = dimension
         self.key = key
-        self.faults: deque[Fault] = deque()
+        self.faults: deque[Fault | None] = deque()
         self.always: Fault | None = None
         self.shuffled = False
         self.only_floats = False
@@ -73,6 +73,10 @@ class EmbeddingEndpoint:
         self.shortens = True
         self.generation = 0
         """Another number is another model behind the same name."""
+        self.refuses: str | None = None
+        """A text that holds this is refused, and the others of its request with it."""
+        self.spoils: str | None = None
+        """A text that holds this gets a zero vector."""
         self.delay_seconds = 0.0
         self.requests: list[Request] = []
         self.busiest = 0
@@ -159,6 +163,8 @@ class EmbeddingEndpoint:
             return Status(401, "Incorrect API key provided", "invalid_api_key")
         if not request["input"] or "" in request["input"]:
             return Status(400, "input cannot be an empty string")
+        if self.refuses is not None and any(self.refuses in text for text in request["input"]):
+            return Status(400, "The input was rejected by the content filter.", "content_filter")
         if "dimensions" in request and not self.shortens:
             return Status(400, "This model does not support specifying dimensions.")
         return None
@@ -179,6 +185,9 @@ class EmbeddingEndpoint:
             value = {"nan": np.nan, "zero": 0.0, "infinite": np.inf}[wrong]
             spoilt = np.full(dimension, value, "<f4").tobytes()
             items[-1] = f'"{base64.b64encode(spoilt).decode()}"'
+        zeros = f'"{base64.b64encode(bytes(4 * dimension)).decode()}"'
+        if self.spoils is not None:
+            items = [zeros if self.spoils in text else item for text, item in zip(texts, items, strict=True)]
         order = list(range(len(items) - 1 if wrong == "few" else len(items)))
         if self.shuffled:
             order = order[::2] + order[1::2]

@@ -9,6 +9,7 @@ import psycopg
 
 import reshelve
 from reshelve.database.catalog import live_indexes
+from reshelve.domain.indexes import IndexState
 from reshelve.indexing.comparing import sweep_orphans
 from reshelve.indexing.draining import drain
 
@@ -31,8 +32,15 @@ async def assert_indexes_equal_source(library: reshelve.Library) -> int:
         async with backends.database.service() as connection:
             held_ids = [row[0] for row in await _rows(connection, store.holdings(index).as_string())]
             held = await store.read(connection, index, held_ids)
-        assert sorted(held_ids) == sorted(row[0] for row in source)
-        assert dict(zip(held.chunk_ids.tolist(), held.content_hashes, strict=True)) == {r[0]: r[1] for r in source}
+        hashes = {row[0]: row[1] for row in source}
+        if index.state is IndexState.READY:
+            assert sorted(held_ids) == sorted(hashes)
+        # A migration that was taken back half-way leaves an index that may lack rows, but holds no wrong one.
+        assert set(held_ids) <= hashes.keys()
+        assert all(
+            hashes[key] == held_hash
+            for key, held_hash in zip(held.chunk_ids.tolist(), held.content_hashes, strict=True)
+        )
         embedder = await backends.embedders.of(index.model_id)
         texts = {row[0]: row[2] for row in source}
         if texts:

@@ -22,11 +22,18 @@ async def main(settings_file: str, *verbs: str) -> None:
             await getattr(library, verb)()
 
 
-async def run_program(settings_file: Path, *verbs: str, crash_at: str | None = None) -> int:
-    """Returns the exit code; -9 for a process that killed itself at the crash point."""
+async def run_program(settings_file: Path, *verbs: str, crash_at: str | None = None, quiet: bool = False) -> int:
+    """Returns the exit code; -9 for a process that killed itself at the crash point. `quiet`: it may fail."""
     environment = {**os.environ, **({"RESHELVE_CRASH_AT": crash_at} if crash_at else {})}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.program", str(settings_file), *verbs, env=environment, cwd=Path.cwd()
+        sys.executable,
+        "-m",
+        "tests.support.program",
+        str(settings_file),
+        *verbs,
+        env=environment,
+        cwd=Path.cwd(),
+        stderr=asyncio.subprocess.DEVNULL if quiet else None,
     )
     try:
         return await asyncio.wait_for(process.wait(), 120)

@@ -104,9 +104,10 @@ class Notes:
     ) -> None:
         now = time.monotonic()
         if done is None:
-            if (step, doing) != self._last:
+            news = step != self._last[0] or (doing != self._last[1] and now - self._noted_at >= _NOTE_SECONDS)
+            if news:
                 self._say(f"{step}: {doing}" if doing else step, now)
-            self._last = (step, doing)
+                self._last = (step, doing)
             return
         pace = self._pace.setdefault(step, Pace())
         pace.add(done, at=now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -38,8 +39,15 @@ class Comparison:
         return not (self.missing or self.extra or self.flaws) and self.source_checksum == self.index_checksum
 
 
-async def sweep_orphans(backends: Backends, index: Index) -> int:
-    """Take away the entries whose chunk is gone. Ids are never used again, so a chunk that is not there stays away."""
+def _unheard(_: list[int]) -> None:
+    return
+
+
+async def sweep_orphans(backends: Backends, index: Index, *, on_found: Callable[[list[int]], None] = _unheard) -> int:
+    """Take away the entries whose chunk is gone. Ids are never used again, so a chunk that is not there stays away.
+
+    `on_found` is told their ids, batch by batch. Returns how many.
+    """
     orphans = sql.SQL(
         "SELECT h.chunk_id FROM {} h LEFT JOIN chunks c ON c.id = h.chunk_id AND c.chunking_id = {} "
         "WHERE c.id IS NULL ORDER BY h.chunk_id LIMIT {}"
@@ -50,6 +58,7 @@ async def sweep_orphans(backends: Backends, index: Index) -> int:
             found = [row[0] for row in await (await connection.execute(orphans)).fetchall()]
         if not found:
             return swept
+        on_found(found)
         swept += await delete_entries(backends, index, found)
 
 

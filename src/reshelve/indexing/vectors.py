@@ -30,6 +30,10 @@ class ChunkText(NamedTuple):
     content: str
 
 
+_SPECIAL_TOKENS = 4
+"""A provider may count these for a text, beside the tokens that are made of its bytes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """Entries ready to be written. `embedded` of them were embedded now; `tokens` of that are not in the books yet.
@@ -119,9 +123,10 @@ async def _embed_piece(
     """
     known: dict[UUID, Vectors] = {}
     watch = [] if reference is None else [CANARY]
-    overhead = len(index.model.document_prefix.encode()) + sum(len(text.encode()) for text in watch) + 4
+    prefix = len(index.model.document_prefix.encode())
     while rest := [digest for digest in texts if digest not in known]:
-        sizes = [len(texts[digest].encode()) + overhead for digest in rest]
+        sizes = [len(texts[digest].encode()) + prefix + _SPECIAL_TOKENS for digest in rest]
+        sizes[0] += sum(len(text.encode()) for text in watch)
         async with purse_of(backends, index).reserved(sizes, lambda: left_usd(backends, index)) as expense:
             some = rest[: expense.texts]
             answer = await embedder.embed_documents([*(texts[digest] for digest in some), *watch])

@@ -54,23 +54,27 @@ async def delete_entries(
     *,
     keep_vectors: bool = True,
 ) -> int:
-    """Take entries away. Vectors that cost something are kept as spares, where they are not what is wrong."""
+    """Take entries away. Vectors that cost something are kept as spares, where they are not what is wrong.
+
+    Returns how many entries there were.
+    """
     store = backends.stores.of(index)
     keep_vectors = keep_vectors and not (await backends.embedders.of(index.model_id)).costs_nothing
     deleted = 0
     async with backends.database.service() as connection:
         gone = await store.read(connection, index, chunk_ids) if keep_vectors else None
         if not store.transactional:
-            deleted = await store.delete(connection, index, chunk_ids)
+            await store.delete(connection, index, chunk_ids)
         async with connection.transaction():
             if gone is not None and len(gone.chunk_ids):
                 await keep_spare(connection, index, dict(zip(gone.content_hashes, gone.vectors, strict=True)))
             if store.transactional:
                 deleted = await store.delete(connection, index, chunk_ids)
             else:
-                await connection.execute(
+                cursor = await connection.execute(
                     "DELETE FROM ledger WHERE index_id = %s AND chunk_id = ANY(%s)", (index.id, list(chunk_ids))
                 )
+                deleted = cursor.rowcount
             if acknowledge is not None:
                 await acknowledge(connection)
     return deleted

@@ -64,9 +64,10 @@ async def verify_index(backends: Backends, index: Index) -> Verification:
     while True:
         passes += 1
         await drain(backends, [index])
-        mended = await sweep_orphans(backends, index)
+        orphans: list[int] = []
+        mended = await sweep_orphans(backends, index, on_found=orphans.extend)
         found = await compare(backends, index)
-        named += _names(found)
+        named += [*_names(found), *map(_too_many, orphans[:_NAMED_FOR_PEOPLE])]
         if found.equal and not mended:
             break
         # What the model refuses stays missing, however often it is tried.
@@ -96,6 +97,10 @@ async def verify_index(backends: Backends, index: Index) -> Verification:
     )
 
 
+def _too_many(chunk_id: int) -> str:
+    return f"chunk {chunk_id}: a vector too many"
+
+
 def _names(found: Comparison) -> list[str]:
     return [
         *(f"chunk {flaw.chunk_id}: {flaw.reason}" for flaw in found.flaws),
@@ -105,7 +110,7 @@ def _names(found: Comparison) -> list[str]:
             else f"chunk {chunk}: no vector"
             for chunk in found.missing
         ),
-        *(f"chunk {chunk}: a vector too many" for chunk in found.extra),
+        *map(_too_many, found.extra),
     ][:_NAMED_FOR_PEOPLE]
 
 

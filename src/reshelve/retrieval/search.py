@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reshelve.backends import Backends
-from reshelve.database.catalog import get_index, get_route
+from reshelve.database.catalog import get_index, get_route, live_indexes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index, IndexState, Scope
 from reshelve.errors import InputError, NotFoundError, StoreError
@@ -101,6 +101,9 @@ async def _search_once(
     async with backends.database.service() as connection:
         route = await get_route(connection, collection)
         index = route.serving if index_id is None else await _readable(connection, index_id, route.collection_id)
+        if backends.embedders.look_due():
+            live = await live_indexes(connection, route.collection_id)
+            backends.embedders.open_ahead(each.model_id for each in live)
     async with backends.pins.reading(index.id):
         embedder = await backends.embedders.of(index.model_id)
         started = time.perf_counter()
