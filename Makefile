@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/reshelve demo --report report.html
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: $(STAMP)
 	$(BIN)/ruff check

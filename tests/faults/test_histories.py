@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import reshelve
@@ -21,6 +21,7 @@ from reshelve.errors import ReshelveError
 from tests.conftest import Server
 from tests.support.oracle import assert_indexes_equal_source
 from tests.support.program import run_program
+from tests.support.writers import WORDS
 
 _numbers = itertools.count(1)
 
@@ -206,6 +207,7 @@ async def _database(server: Server) -> AsyncGenerator[tuple[str, str]]:
 @settings(
     max_examples=int(os.environ.get("RESHELVE_HISTORIES", "15")),
     deadline=None,
+    phases=[Phase.generate],
     database=None,
     derandomize="RESHELVE_HISTORIES" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

@@ -6,6 +6,7 @@ A dry run asks the same function about facts that it imagines (`foresee`), so it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -74,11 +75,11 @@ def allowed(before: State, after: State) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class Action(ABC):
     """One step. `describe` is what plans and dry runs print."""
 
-    def describe(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def describe(self) -> str: ...
 
     @property
     def kind(self) -> str:

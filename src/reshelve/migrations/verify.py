@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,10 +19,12 @@ from reshelve.indexing.draining import drain
 from reshelve.indexing.feeding import read_chunks
 from reshelve.indexing.outbox import require_triggers
 from reshelve.indexing.spending import account
+from reshelve.stores.protocol import Hit
 
 _MOST_PASSES = 6
 _RECALL_QUERIES = 50
 _RECALL_DEPTH = 10
+_TIE = 1e-6
 _NAMED_FOR_PEOPLE = 20
 
 
@@ -177,9 +180,16 @@ async def ann_recall(backends: Backends, index: Index, *, queries: int = _RECALL
         approximate: list[list[int]] = []
         exact: list[list[int]] = []
         for vector in stored.vectors:
-            for found, exactly in ((approximate, False), (exact, True)):
-                hits = await store.search(
-                    connection, index, vector, limit=_RECALL_DEPTH, scope=everybody, exact=exactly
-                )
-                found.append([hit.chunk_id for hit in hits])
+            found, wanted = [
+                await store.search(connection, index, vector, limit=_RECALL_DEPTH, scope=everybody, exact=exactly)
+                for exactly in (False, True)
+            ]
+            approximate.append(_as_near(found, wanted))
+            exact.append([hit.chunk_id for hit in wanted])
     return recall_against_exact(approximate, exact)
+
+
+def _as_near(found: Sequence[Hit], wanted: Sequence[Hit]) -> list[int]:
+    """As many of the wanted ids as hits are as near as the last wanted one: equal texts tie, and any of them will do."""
+    least = wanted[-1].score - _TIE if wanted else 0.0
+    return [hit.chunk_id for hit in wanted[: sum(hit.score >= least for hit in found)]]
