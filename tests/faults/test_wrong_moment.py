@@ -85,7 +85,7 @@ async def test_changes_under_way_while_their_range_is_filled(moving: reshelve.Li
     await outsider.commit()
     await apply
     await assert_indexes_equal_source(moving)
-    assert (await moving.search("back again")).results[0].document_id == "d50"
+    assert (await moving.search("back again", exact=True)).results[0].document_id == "d50"
 
 
 async def test_chunks_are_immutable_and_a_truncate_is_heard(
@@ -122,7 +122,7 @@ async def test_a_write_between_the_proof_and_the_switch(moving: reshelve.Library
     await moving.apply()
     await moving.ingest(reshelve.Document(external_id="new", content="written after the proof"), wait=False)
     await moving.cutover()
-    found = await moving.search("written after the proof")
+    found = await moving.search("written after the proof", exact=True)
     assert (found.model, found.results[0].document_id) == ("hashing-128", "new")
 
 
@@ -156,7 +156,7 @@ async def test_rollback_after_many_writes_loses_and_embeds_nothing(moving: reshe
     await moving.delete([f"d{number}" for number in range(50)])
     back = await moving.rollback()
     assert back.embedded_rows == migration.embedded_rows
-    found = await moving.search(documents(200, seed=5)[120].content)
+    found = await moving.search(documents(200, seed=5)[120].content, exact=True)
     assert (found.model, found.results[0].document_id) == ("hashing-64", "d120")
     again = await moving.apply(cutover=True)
     assert (again.embedded_rows, again.reused_rows) == (0, 0)

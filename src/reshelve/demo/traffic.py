@@ -87,11 +87,14 @@ class Traffic:
                 await asyncio.sleep(_PAUSE_BETWEEN_WRITES_SECONDS)
 
     async def _as_written(self, external_id: str) -> bool:
-        """A search for the document's own words finds its latest text, or nothing of it once it is deleted."""
+        """A search for the document's own words finds its latest text, or nothing of it once it is deleted.
+
+        An exact search: the question is whether the write is there, not whether the graph happens to lead to it.
+        """
         original = next(document for document in self.arrivals if document.external_id == external_id)
         wanted = self.expected[external_id]
         query = f"{original.title} {(wanted or original).content}"[:_QUERY_CHARACTERS]
-        found = await self.library.search(query, top_k=20)
+        found = await self.library.search(query, top_k=20, exact=True)
         texts = [result.content for result in found.results if result.document_id == external_id]
         if wanted is None:
             return not texts

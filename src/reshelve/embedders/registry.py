@@ -42,7 +42,11 @@ class OpenEmbedders:
             if model_id not in self._open:
                 known = await self._load(model_id)
                 embedder = await reopen_embedder(known.model, location=known.location, settings=self._settings)
-                check_canary(known.canary, await canary(embedder))
+                try:
+                    check_canary(known.canary, await canary(embedder))
+                except BaseException:
+                    await embedder.aclose()
+                    raise
                 self._open[model_id] = embedder
             return self._open[model_id]
 

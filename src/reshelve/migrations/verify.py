@@ -190,6 +190,6 @@ async def ann_recall(backends: Backends, index: Index, *, queries: int = _RECALL
 
 
 def _as_near(found: Sequence[Hit], wanted: Sequence[Hit]) -> list[int]:
-    """As many of the wanted ids as hits are as near as the last wanted one: equal texts tie, and any of them will do."""
+    """As many wanted ids as there are hits as near as the last of them: equal texts tie, and any of them will do."""
     least = wanted[-1].score - _TIE if wanted else 0.0
     return [hit.chunk_id for hit in wanted[: sum(hit.score >= least for hit in found)]]
