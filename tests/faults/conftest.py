@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 import reshelve
+from reshelve.settings import DatabaseSettings, EmbeddingSettings, Settings
+from tests.conftest import Server
 from tests.support.writers import documents
 
 ROWS = 200
+_numbers = itertools.count(1)
 
 Declare = Callable[..., Path]
 Outsider = psycopg.AsyncConnection[tuple[object, ...]]
@@ -25,6 +32,37 @@ class Scene:
     library: reshelve.Library
     target: Path
     declare: Declare
+
+
+@pytest.fixture(scope="session")
+def corpus_template(server: Server) -> str:
+    """A database with a served corpus, to copy from: that is faster than to ingest it for every test."""
+    urls = server.database("template_corpus")
+    with psycopg.connect(server.owner, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template_corpus TEMPLATE template_reshelve")
+        connection.execute("ALTER DATABASE template_corpus SET search_path = reshelve, public")
+    table = DatabaseSettings(url=SecretStr(urls[0]), service_url=SecretStr(urls[1]))
+
+    async def ingest() -> None:
+        settings = Settings(database=table, embedding=EmbeddingSettings(model="hashing-64"))
+        async with reshelve.connect(settings) as library:
+            await library.ingest(documents(ROWS))
+
+    asyncio.run(ingest())
+    return "template_corpus"
+
+
+@pytest.fixture
+def database_urls(server: Server, request: pytest.FixtureRequest) -> Generator[tuple[str, str]]:
+    """A database of the test's own: with the corpus for a test that asks for a scene, else empty."""
+    template = request.getfixturevalue("corpus_template") if "scene" in request.fixturenames else "template_reshelve"
+    name = f"fault_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server.owner, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        connection.execute(f"ALTER DATABASE {name} SET search_path = reshelve, public".encode())
+    yield server.database(name)
+    with psycopg.connect(server.owner, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
@@ -56,8 +94,6 @@ def declare(database_urls: tuple[str, str], tmp_path: Path) -> Declare:
 
 @pytest.fixture
 async def scene(declare: Declare) -> AsyncGenerator[Scene]:
-    async with reshelve.connect(declare()) as library:
-        await library.ingest(documents(ROWS))
     async with reshelve.connect(declare(), worker=False) as library:
         yield Scene(library, declare("hashing-128"), declare)
 

@@ -95,7 +95,10 @@ async def test_lost_in_the_registration_and_in_a_batch(scene: Scene, wire: Wire,
 async def test_lost_again_and_again(scene: Scene, wire: Wire) -> None:
     """The pools and the controller's lock recover; no search of a reader on another connection notices."""
     async with writing(scene.library):
-        apply = asyncio.create_task(wire.library.apply(max_rate=200, cutover=True))
+        begun = asyncio.Event()
+        apply = asyncio.create_task(wire.library.apply(max_rate=200, cutover=True, on_event=lambda event: begun.set()))
+        # Before the first step it is only a plan: that is asked for again by whoever asked.
+        await begun.wait()
         for _ in range(4):
             await asyncio.wait([apply], timeout=0.4)
             wire.proxy.cut_all()
