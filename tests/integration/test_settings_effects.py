@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import reshelve
 from reshelve.domain.migration import State
 from reshelve.errors import GateHeld, ModelError
+from reshelve.indexing.ranges import fill_one_range
+from reshelve.migrations import backfill
 from reshelve.settings import Settings
 from tests.support.writers import documents
 
@@ -119,6 +123,32 @@ async def test_ranges_have_the_declared_rows(settings_of: SettingsOf) -> None:
             rows = await cursor.fetchall()
     assert [row[0] for row in rows] == [10] * 5
     assert sum(row[1] for row in rows) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_so_many_ranges_are_filled_at_a_time(
+    settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    at_once: list[int] = []
+    under_way = 0
+
+    async def counted(*arguments: Any, **options: Any) -> int | None:
+        nonlocal under_way
+        under_way += 1
+        at_once.append(under_way)
+        try:
+            await asyncio.sleep(0.02)
+            return await fill_one_range(*arguments, **options)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(backfill, "fill_one_range", counted)
+    async with reshelve.connect(settings_of(HASHING)) as library:
+        await library.ingest(documents(60))
+    target = HASHING.replace("64", "128") + f"[rag.migration]\nrange_rows = 10\nworkers = {workers}\n"
+    async with reshelve.connect(settings_of(target)) as library:
+        await library.apply()
+    assert max(at_once) == workers
 
 
 @pytest.mark.parametrize(
