@@ -193,3 +193,15 @@ async def test_a_paused_migration_stays_fed_and_goes_on(moving: reshelve.Library
         await moving.apply(max_rate=-1)
     assert (await moving.resume()).state is State.VERIFYING
     await assert_indexes_equal_source(moving)
+
+
+async def test_taken_back_while_another_program_fills_it(moving: reshelve.Library, scene: Scene) -> None:
+    """Whoever is at work notices, and either of the two finishes the rollback."""
+    seen: list[Happening] = []
+    apply = asyncio.create_task(moving.apply(max_rate=100, on_event=seen.append))
+    await until(lambda: any(event.rows for event in seen))
+    assert (await scene.library.rollback()).state is State.ROLLED_BACK
+    assert (await apply).state is State.ROLLED_BACK
+    assert (await scene.library.cleanup()).dropped == 2
+    assert (await moving.search("shelf")).model == "hashing-64"
+    assert await assert_indexes_equal_source(moving) == ROWS

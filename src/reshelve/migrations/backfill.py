@@ -79,18 +79,26 @@ class Backfill:
         workers = [asyncio.create_task(self._work(limit)) for _ in range(self.backends.settings.migration.workers)]
         try:
             await asyncio.gather(*workers)
+            self._stop.set()
+            await watch
         finally:
             await cancel_and_wait(*workers, watch)
-        await self._look()
         if self._trouble is not None:
             raise self._trouble
 
     async def _watch(self) -> None:
-        while not self._stop.is_set():
-            # A worker that meets the same fault decides what comes of it.
-            with contextlib.suppress(DatabaseUnavailable):
-                await self._look()
-            await self._sleep(_LOOK_SECONDS)
+        """From the first row to the last one. Where the listener raises, the run ends."""
+        try:
+            while True:
+                last = self._stop.is_set()
+                # A worker that meets the same fault decides what comes of it.
+                with contextlib.suppress(DatabaseUnavailable):
+                    await self._look()
+                if last:
+                    return
+                await self._sleep(_LOOK_SECONDS)
+        finally:
+            self._stop.set()
 
     async def _look(self) -> None:
         async with self.backends.database.service() as connection:

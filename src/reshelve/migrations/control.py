@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
 
 import psycopg
@@ -13,8 +14,9 @@ from reshelve.database.pools import Connection
 from reshelve.errors import DatabaseUnavailable, TransitionRefused
 
 _CONTROLLER_LOCK = 0x7265_7363
-_TRIES = 10
-"""A server notices within this many fifths of a second that our lost connection is gone, and with it the lock."""
+_LOST_SECONDS = 2.0
+"""A server notices within this time that our lost connection is gone, and with it the lock."""
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class Control:
 
     backends: Backends
     migration_id: int
+    patience_seconds: float = 0.0
     _connection: Connection | None = field(default=None, init=False)
 
     async def hold(self) -> None:
@@ -30,20 +33,21 @@ class Control:
 
         Raises TransitionRefused when somebody else has it, and DatabaseUnavailable.
         """
-        had_it = self._connection is not None
+        patience = self.patience_seconds
         if self._connection is not None:
             with contextlib.suppress(psycopg.OperationalError):
                 await self._connection.execute("SELECT 1")
                 return
             await self.close()
-        for _ in range(_TRIES if had_it else 1):
-            if await self._take():
-                return
-            await asyncio.sleep(0.2)
-        raise TransitionRefused(
-            f"another process is at work on migration {self.migration_id}",
-            advice="Watch it: reshelve status --watch. Or stop it: reshelve pause.",
-        )
+            patience = max(patience, _LOST_SECONDS)
+        deadline = time.monotonic() + patience
+        while not await self._take():
+            if time.monotonic() >= deadline:
+                raise TransitionRefused(
+                    f"another process is at work on migration {self.migration_id}",
+                    advice="Watch it: reshelve status --watch. Or stop it: reshelve pause.",
+                )
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _take(self) -> bool:
         connection = await self.backends.database.dedicated()

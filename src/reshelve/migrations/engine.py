@@ -85,6 +85,8 @@ class Run:
     migration_id: int
     cutover_wanted: bool = False
     row_limit: int | None = None
+    patience_seconds: float = 0.0
+    """For so long another controller is waited for."""
     listener: Listener = _silent
     rows_done: int = field(default=0, init=False)
     _proved: bool = field(default=False, init=False)
@@ -95,7 +97,7 @@ class Run:
 
         A fault that will not pass makes the migration `failed`, with the reason, and is raised again.
         """
-        control = Control(self.backends, self.migration_id)
+        control = Control(self.backends, self.migration_id, patience_seconds=self.patience_seconds)
         try:
             while True:
                 try:

@@ -16,6 +16,8 @@ from reshelve.migrations.plan import Plan, make_plan
 from reshelve.migrations.records import Migration
 from reshelve.migrations.verify import Verification, verify_index
 
+_ROLLBACK_PATIENCE_SECONDS = 30.0
+
 
 async def plan(backends: Backends) -> Plan:
     async with declared(backends.settings) as (declaration, embedder):
@@ -100,7 +102,8 @@ async def rollback(backends: Backends, *, on_event: Listener | None) -> Migratio
         )
     if migration.state is not State.ROLLING_BACK:
         migration = await _move(backends, State.ROLLING_BACK)
-    return await _run(backends, migration, on_event=on_event)
+    # A controller that is at work ends its step, and then finishes the rollback itself, or lets us.
+    return await _run(backends, migration, on_event=on_event, patience_seconds=_ROLLBACK_PATIENCE_SECONDS)
 
 
 async def cleanup(backends: Backends, *, skip_soak: bool) -> Cleaned:
@@ -162,7 +165,14 @@ async def _resume(backends: Backends, migration: Migration) -> None:
 
 
 async def _move(backends: Backends, to: State, *, reason: str | None = None) -> Migration:
-    return await records.move(backends.database, await _latest(backends), to, reason=reason)
+    """A controller may move it on at the same time: then from where it is by now."""
+    while True:
+        migration = await _latest(backends)
+        try:
+            return await records.move(backends.database, migration, to, reason=reason)
+        except TransitionRefused:
+            if (await _latest(backends)).state is migration.state:
+                raise
 
 
 async def _run(
@@ -172,8 +182,15 @@ async def _run(
     limit: int | None = None,
     cutover: bool = False,
     on_event: Listener | None = None,
+    patience_seconds: float = 0.0,
 ) -> Migration:
-    run = Run(backends=backends, migration_id=migration.id, cutover_wanted=cutover, row_limit=limit)
+    run = Run(
+        backends=backends,
+        migration_id=migration.id,
+        cutover_wanted=cutover,
+        row_limit=limit,
+        patience_seconds=patience_seconds,
+    )
     if on_event is not None:
         run.listener = on_event
     return await run.go()
