@@ -187,7 +187,8 @@ async def test_another_model_behind_the_same_name(
     status = await library.status()
     assert status.migration is not None
     assert status.migration.state == "failed"
-    assert status.indexes[1].entries == 40
+    # Some of the 40 may have left with their documents by now; none came in.
+    assert status.indexes[1].entries <= 40
     endpoint.generation = 0
     async with writing(scene.library):
         await library.resume()
