@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 
-from bench import backfill, memory, search, switch
+from bench import backfill, http, memory, rollout, search, switch
 from bench.figures import Figure, show
 from bench.shelf import Server, server
 
@@ -16,6 +16,8 @@ PARTS: dict[str, Callable[[Server], AsyncGenerator[list[Figure]]]] = {
     "memory": memory.run,
     "switch": switch.run,
     "search": search.run,
+    "http": http.run,
+    "rollout": rollout.run,
 }
 _TEXTS = 128
 _ROUNDS = 2

@@ -14,7 +14,7 @@ from bench.backfill import DIMENSION, backfill_seconds
 from bench.figures import Figure
 from bench.free_embedder import FreeEmbedder
 from bench.shelf import Server, opened, put_in, settings_for
-from reshelve.database.catalog import get_route
+from reshelve.database.routes import get_route
 from reshelve.indexing.comparing import compare
 
 FEW, MANY = 20_000, 200_000

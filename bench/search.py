@@ -6,17 +6,17 @@ import statistics
 import time
 from collections.abc import AsyncGenerator
 
+import numpy as np
 import psycopg
 from psycopg import sql
 
 from bench.figures import Figure
 from bench.shelf import Server, opened, put_in, queries, settings_for, texts
-from reshelve.database.catalog import get_route
+from reshelve.database.routes import get_route
 from reshelve.domain.documents import Document
 from reshelve.domain.indexes import Index
 from reshelve.evaluation.runs import recall_against_exact
 from reshelve.library import Library
-from reshelve.stores.pgvector import vector_text
 
 ROWS = 30_000
 SEARCHES = 300
@@ -65,7 +65,7 @@ async def _times(library: Library, service: str) -> tuple[list[float], list[floa
             began = time.perf_counter()
             found = await library.search(query)
             middle = time.perf_counter()
-            await _plain(connection, index, vector_text(vector))
+            await plain_search(connection, index, vector)
             ended = time.perf_counter()
             if number < 20:
                 continue
@@ -76,10 +76,12 @@ async def _times(library: Library, service: str) -> tuple[list[float], list[floa
     return whole, own, store, raw
 
 
-async def _plain(connection: psycopg.AsyncConnection[tuple[object, ...]], index: Index, vector: str) -> None:
+async def plain_search(
+    connection: psycopg.AsyncConnection[tuple[object, ...]], index: Index, vector: np.ndarray
+) -> None:
     """The nearest ids, without documents, tenants or texts."""
     statement = sql.SQL("SELECT chunk_id FROM {} ORDER BY embedding <=> %s::vector LIMIT 10")
-    cursor = await connection.execute(statement.format(sql.Identifier(index.table)), (vector,))
+    cursor = await connection.execute(statement.format(sql.Identifier(index.table)), (str(vector.tolist()),))
     await cursor.fetchall()
 
 

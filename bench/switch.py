@@ -11,7 +11,7 @@ from typing import Any
 from bench.figures import Figure, percentile
 from bench.readers import Readers, Search
 from bench.shelf import Server, opened, put_in, settings_for
-from reshelve.database.catalog import get_route
+from reshelve.database.routes import get_route
 from reshelve.indexing.building import build_large
 from reshelve.indexing.draining import drain
 from reshelve.library import Library

@@ -6,15 +6,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reshelve.client import AsyncClient, Client
     from reshelve.domain.documents import Document
     from reshelve.errors import ReshelveError
     from reshelve.library import Connecting, Library, connect
     from reshelve.settings import Settings, load_settings
 
-__all__ = ["Connecting", "Document", "Library", "ReshelveError", "Settings", "connect", "load_settings"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Connecting",
+    "Document",
+    "Library",
+    "ReshelveError",
+    "Settings",
+    "connect",
+    "load_settings",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "reshelve.client",
+    "Client": "reshelve.client",
     "Connecting": "reshelve.library",
     "Document": "reshelve.domain.documents",
     "Library": "reshelve.library",

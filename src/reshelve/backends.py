@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 
 from reshelve.database.pins import IndexPins
 from reshelve.database.pools import Database
+from reshelve.embedders.pace import Pace
+from reshelve.embedders.query_batches import QueryBatches
+from reshelve.embedders.query_cache import QueryCache
 from reshelve.embedders.registry import OpenEmbedders
 from reshelve.embedders.under_way import Flights, Purse
+from reshelve.operations.breakers import Breakers
+from reshelve.operations.recording import Recorder
+from reshelve.operations.spare_time import SpareTime
 from reshelve.settings import Settings
 from reshelve.stores.opening import Stores
 
@@ -19,7 +25,13 @@ class Backends:
     database: Database
     stores: Stores
     embedders: OpenEmbedders
+    queries: QueryBatches
+    query_cache: QueryCache
     pins: IndexPins
     settings: Settings
+    recorder: Recorder
+    breakers: Breakers
+    spare_time: SpareTime
+    pace: Pace = field(default_factory=Pace)
     flights: Flights = field(default_factory=Flights)
     purses: dict[int, Purse] = field(default_factory=dict[int, Purse])

@@ -3,8 +3,10 @@
 ReshelveError
 ├── SettingsError            rag.toml or an environment variable is wrong
 ├── InputError               a request or a file is wrong; nothing was changed
-│   └── DocumentRefused      one row of an ingest; the rest goes on
+│   ├── DocumentRefused      one row of an ingest; the rest goes on
+│   └── IdempotencyConflict  the key belongs to another request
 ├── NotFoundError            no such collection, index, model, migration
+│   └── NoIndexForModel          a search names a model that the collection has no index of
 ├── ModelError
 │   ├── ModelDimensionConflict
 │   └── ModelChangedError    the endpoint answers with another model than the registered one
@@ -19,6 +21,9 @@ ReshelveError
 ├── StoreError
 │   └── MixedSpacesError         a vector of another model or dimension than the index's
 ├── LeaseLost                somebody else owns the work now; the result was thrown away
+├── ServiceError             a service answered what it should not
+│   ├── ServiceUnavailable       it does not answer, or not yet, or no more
+│   └── RequestUnderWay          the first request with this idempotency key has not ended
 └── MigrationError
     ├── NothingToDo              the serving index is what the settings ask for
     ├── TransitionRefused        not from this state
@@ -67,8 +72,16 @@ class DocumentRefused(InputError):
         self.line = line
 
 
+class IdempotencyConflict(InputError):
+    code = "idempotency_conflict"
+
+
 class NotFoundError(ReshelveError):
     code = "not_found"
+
+
+class NoIndexForModel(NotFoundError):
+    code = "no_index_for_model"
 
 
 class ModelError(ReshelveError):
@@ -140,6 +153,20 @@ class MixedSpacesError(StoreError):
 
 class LeaseLost(ReshelveError):
     code = "lease_lost"
+    retryable = True
+
+
+class ServiceError(ReshelveError):
+    code = "service"
+
+
+class ServiceUnavailable(ServiceError):
+    code = "service_unavailable"
+    retryable = True
+
+
+class RequestUnderWay(ServiceError):
+    code = "request_under_way"
     retryable = True
 
 

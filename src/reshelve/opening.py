@@ -14,9 +14,15 @@ from reshelve.database.pins import IndexPins
 from reshelve.database.pools import Database
 from reshelve.database.server_checks import check_server, check_service, vector_schema
 from reshelve.domain.models import RegisteredModel
+from reshelve.embedders.pace import Pace
+from reshelve.embedders.query_batches import QueryBatches
+from reshelve.embedders.query_cache import QueryCache
 from reshelve.embedders.registry import OpenEmbedders
 from reshelve.errors import DatabaseUnavailable
 from reshelve.indexing.restoring import restore_volatile
+from reshelve.operations.breakers import Breakers
+from reshelve.operations.recording import Recorder
+from reshelve.operations.spare_time import SpareTime
 from reshelve.settings import Settings
 from reshelve.stores.opening import Stores
 
@@ -42,18 +48,30 @@ async def open_backends(settings: Settings) -> Backends:
         async with database.service() as connection:
             return await catalog.get_model(connection, model_id)
 
+    pace = Pace()
     backends = Backends(
         database=database,
         stores=Stores(),
         embedders=OpenEmbedders(load, settings.embedding),
+        queries=QueryBatches(settings.server.query_window_ms / 1000, pace=pace),
+        query_cache=QueryCache(settings.embedding),
+        pace=pace,
         pins=IndexPins(database),
         settings=settings,
+        recorder=Recorder(database, retention_days=settings.monitoring.retention_days),
+        breakers=Breakers(database, settings.circuit_breaker),
+        spare_time=SpareTime(places=settings.rollout.shadow_queue),
     )
     await restore_volatile(backends)
+    backends.recorder.start()
+    backends.breakers.start()
     return backends
 
 
 async def close_backends(backends: Backends) -> None:
+    await backends.spare_time.close()
+    await backends.breakers.stop()
+    await backends.recorder.stop()
     await backends.embedders.close()
     await backends.pins.close()
     await backends.database.close()

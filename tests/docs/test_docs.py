@@ -12,6 +12,7 @@ import typer.main
 from pydantic import BaseModel
 
 from reshelve import errors
+from reshelve.api.app import create_app
 from reshelve.cli.app import app
 from reshelve.errors import ReshelveError
 from reshelve.settings import Settings
@@ -74,3 +75,10 @@ def test_the_options_before_the_command_are_documented() -> None:
 )
 def test_every_error_code_is_documented(code: str) -> None:
     assert f"`{code}`" in REFERENCE
+
+
+def test_every_route_is_documented_and_no_other() -> None:
+    paths: dict[str, dict[str, Any]] = create_app(Settings()).openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    described = set(re.findall(r"^\| `((?:GET|PUT|POST|DELETE|PATCH) [^`]+)`", REFERENCE, re.MULTILINE))
+    assert described == routes

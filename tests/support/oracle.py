@@ -32,6 +32,8 @@ async def assert_indexes_equal_source(library: reshelve.Library) -> int:
         async with backends.database.service() as connection:
             held_ids = [row[0] for row in await _rows(connection, store.holdings(index).as_string())]
             held = await store.read(connection, index, held_ids)
+        # What was changed behind the program's back is not read at all.
+        assert held.chunk_ids.tolist() == sorted(held_ids)
         hashes = {row[0]: row[1] for row in source}
         if index.state is IndexState.READY:
             assert sorted(held_ids) == sorted(hashes)

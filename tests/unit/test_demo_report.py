@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from reshelve.demo import figures
 from reshelve.demo.charts import latency_chart
 from reshelve.demo.facts import (
     DemoFacts,
@@ -33,6 +32,7 @@ from reshelve.demo.facts import (
 )
 from reshelve.demo.report import render_report
 from reshelve.demo.table import print_table
+from reshelve.display import numbers
 from reshelve.evaluation.paired import PairedDifference
 
 STEPS = [
@@ -137,11 +137,11 @@ def _expected_figures() -> set[str]:
     counts = [facts.documents, facts.chunks, facts.searches.served, facts.plan.tokens, facts.verification.rows]
     counts += [facts.writes.inserted, facts.writes.updated, facts.writes.deleted, facts.writes.confirmed]
     counts += [switch.drained_rows for switch in facts.switches]
-    written = {figures.count(value) for value in counts}
-    written |= {text for step in facts.steps for text in (f"{step.started_at:.1f} s", figures.seconds(step.seconds))}
+    written = {numbers.count(value) for value in counts}
+    written |= {text for step in facts.steps for text in (f"{step.started_at:.1f} s", numbers.seconds(step.seconds))}
     for part in (facts.latency.before, facts.latency.during, facts.latency.after):
-        written |= {figures.milliseconds(part.p50_ms), figures.milliseconds(part.p95_ms)}
-    written |= {figures.milliseconds(switch.switch_ms) for switch in facts.switches}
+        written |= {numbers.milliseconds(part.p50_ms), numbers.milliseconds(part.p95_ms)}
+    written |= {numbers.milliseconds(switch.switch_ms) for switch in facts.switches}
     for side in (facts.quality.before, facts.quality.after):
         written |= {f"{value:.4f}" for value in side.values()}
     written |= {"0.9999", "0.9971", "9f3c1a52e07b", "$0.0081", "31.2 s", "37.4 s", "3.11.9", "18.4", "95 %"}

@@ -22,6 +22,7 @@ async def detach_apply(
     max_rate: float | None,
     budget_usd: float | None,
     cutover: bool,
+    tenant: str,
 ) -> Answer:
     """Raises MigrationError, with what it said, when the process ends at once with an error."""
     settings = session.settings
@@ -34,6 +35,7 @@ async def detach_apply(
     for name, value in (("--limit", limit), ("--max-rate", max_rate), ("--budget-usd", budget_usd)):
         command += [] if value is None else [name, str(value)]
     command += ["--cutover"] if cutover else []
+    command += ["--tenant", tenant] if tenant else []
     log = Path(settings.database.directory) / "apply.log"
     return await asyncio.to_thread(_start, command, log)
 

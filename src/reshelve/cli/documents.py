@@ -93,7 +93,7 @@ def _tell(progress: Progress, report: IngestReport) -> None:
 
 async def _searchable(library: Library, progress: Progress) -> None:
     """Until searches find all that is stored, also what an earlier, interrupted ingest left behind."""
-    from reshelve.database.catalog import get_route
+    from reshelve.database.routes import get_route
     from reshelve.indexing.building import BuildProgress, build_large
     from reshelve.indexing.draining import wait_for_write
     from reshelve.indexing.outbox import snapshot_xmax

@@ -11,7 +11,7 @@ import typer
 from reshelve.cli.options import IndexOption, JsonOption, TenantOption
 from reshelve.cli.session import Answer, Session, perform
 from reshelve.cli.words import counted, duration
-from reshelve.demo.figures import difference, percent, probability, score
+from reshelve.display.numbers import difference, percent, probability, score
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

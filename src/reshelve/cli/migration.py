@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reshelve.cli.options import BudgetOption, JsonOption
+from reshelve.cli.options import BudgetOption, JsonOption, OnlyTenantOption
 from reshelve.cli.plan_view import action_lines, actions_document, plan_lines
 from reshelve.cli.session import FAILED, HELD, OK, Answer, Session, perform
 from reshelve.cli.status_view import migration_lines
@@ -31,12 +31,12 @@ def register(app: typer.Typer) -> None:
     app.command()(apply)
 
 
-def plan(context: typer.Context, as_json: JsonOption = False) -> None:
+def plan(context: typer.Context, tenant: OnlyTenantOption = "", as_json: JsonOption = False) -> None:
     """Show what would change, and what it costs. Changes nothing."""
 
     async def work(session: Session) -> Answer:
         async with session.library() as library:
-            found = await library.plan()
+            found = await library.plan(tenant=tenant)
         return Answer(document={"needed": found.needed, **found.as_dict()}, lines=list(plan_lines(found)))
 
     perform(context, work, as_json=as_json)
@@ -54,6 +54,7 @@ def apply(
     ] = None,
     budget_usd: BudgetOption = None,
     cutover: Annotated[bool, typer.Option("--cutover", help="Switch as soon as it is proven.")] = False,
+    tenant: OnlyTenantOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Carry the plan out, or go on with it, up to the proof."""
@@ -64,10 +65,12 @@ def apply(
         if detach:
             from reshelve.cli.detaching import detach_apply
 
-            return await detach_apply(session, limit=limit, max_rate=max_rate, budget_usd=budget_usd, cutover=cutover)
+            return await detach_apply(
+                session, limit=limit, max_rate=max_rate, budget_usd=budget_usd, cutover=cutover, tenant=tenant
+            )
         async with session.library(worker=not dry_run) as library:
             if dry_run:
-                return await _dry_run(library, cutover=cutover)
+                return await _dry_run(library, cutover=cutover, tenant=tenant)
             with session.progress() as progress:
                 try:
                     await library.apply(
@@ -75,17 +78,18 @@ def apply(
                         max_rate=max_rate,
                         budget_usd=budget_usd,
                         cutover=cutover,
+                        tenant=tenant,
                         on_event=listener(progress),
                     )
                 except NothingToDo:
                     return _nothing_to_do()
-            return await migration_answer(library)
+            return await migration_answer(library, tenant=tenant)
 
     perform(context, work, as_json=as_json, after_ctrl_c=GO_ON)
 
 
-async def _dry_run(library: Library, *, cutover: bool) -> Answer:
-    actions = await library.foresee(cutover=cutover)
+async def _dry_run(library: Library, *, cutover: bool, tenant: str) -> Answer:
+    actions = await library.foresee(cutover=cutover, tenant=tenant)
     if not actions:
         return _nothing_to_do()
     return Answer(
@@ -115,9 +119,9 @@ def listener(progress: Progress) -> Listener:
     return hear
 
 
-async def migration_answer(library: Library) -> Answer:
+async def migration_answer(library: Library, *, tenant: str = "") -> Answer:
     """What a run came to, and the exit code that says so."""
-    migration = (await library.status()).migration
+    migration = (await library.status(tenant=tenant)).migration
     assert migration is not None
     return Answer(
         document={"changed": True, "migration": migration},

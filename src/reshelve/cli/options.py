@@ -8,6 +8,9 @@ import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose documents. Default: nobody's.")]
+OnlyTenantOption = Annotated[
+    str, typer.Option("--tenant", metavar="NAME", help="Only this tenant's searches. Default: everybody's.")
+]
 IndexOption = Annotated[
     int | None, typer.Option("--index", metavar="ID", help="One index (see `reshelve status`) instead of the route's.")
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reshelve.cli.words import duration, one_line, size
-from reshelve.demo.figures import dollars
+from reshelve.display.numbers import dollars
 from reshelve.domain.migration import Action
 
 if TYPE_CHECKING:

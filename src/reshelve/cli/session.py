@@ -36,6 +36,10 @@ class Global:
     verbose: bool
     debug: bool
 
+    @property
+    def log_level(self) -> int:
+        return 10 if self.debug else 20 if self.verbose else 30
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -75,14 +79,27 @@ Work = Callable[[Session], Awaitable[Answer]]
 
 def perform(context: typer.Context, work: Work, *, as_json: bool = False, after_ctrl_c: str = "") -> None:
     """Run `work` and leave the process with its exit code. `after_ctrl_c` says how to go on after an interruption."""
+    conclude(
+        context,
+        lambda session: asyncio.run(_until_told(work(session))),
+        as_json=as_json,
+        after_ctrl_c=after_ctrl_c,
+    )
+
+
+def conclude(
+    context: typer.Context, run: Callable[[Session], Answer | None], *, as_json: bool = False, after_ctrl_c: str = ""
+) -> None:
+    """`perform` for what sees to its own event loop and signals. None: everything was printed already."""
     from reshelve.cli.logs import configure_logs
 
     options: Global = context.obj
-    configure_logs(level=10 if options.debug else 20 if options.verbose else 30)
+    configure_logs(level=options.log_level)
     session = Session(options=options, as_json=as_json)
     try:
-        answer = asyncio.run(_until_told(work(session)))
-        _print(answer, as_json=as_json)
+        answer = run(session)
+        if answer is not None:
+            print_answer(answer, as_json=as_json)
     except ReshelveError as error:
         if options.debug:
             _print_trace()
@@ -103,7 +120,7 @@ def perform(context: typer.Context, work: Work, *, as_json: bool = False, after_
         advice = "" if options.debug else "This should not happen. `reshelve --debug ...` shows where it comes from."
         print_error("unexpected", said, advice=advice, as_json=as_json)
         raise typer.Exit(FAILED) from None
-    raise typer.Exit(answer.code)
+    raise typer.Exit(OK if answer is None else answer.code)
 
 
 async def _until_told(work: Awaitable[Answer]) -> Answer:
@@ -114,7 +131,7 @@ async def _until_told(work: Awaitable[Answer]) -> Answer:
     return await work
 
 
-def _print(answer: Answer, *, as_json: bool) -> None:
+def print_answer(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         print_json(answer.document)
         return

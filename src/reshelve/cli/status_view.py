@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from reshelve.cli.words import counted, duration, one_line
-from reshelve.demo.figures import dollars
-from reshelve.domain.migration import State
+from reshelve.display.numbers import dollars
+from reshelve.domain.migration import LIVE, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from reshelve.migrations.checklist import Check
     from reshelve.migrations.status import MigrationStatus, Status
 
 _BAR_CELLS = 30
@@ -29,6 +31,9 @@ def status_lines(status: Status) -> Iterator[RenderableType]:
         f": {counted(status.documents, 'document')}, {counted(status.chunks, 'chunk')}; route epoch {status.epoch}",
     )
     yield _indexes(status)
+    for flag in status.flags:
+        if flag.source != "default":
+            yield f"rag.{flag.setting} = {json.dumps(flag.value)} (from {flag.source})"
     if status.migration is None:
         yield "No migration yet. Change rag.toml, then: reshelve plan"
     else:
@@ -73,10 +78,36 @@ def migration_lines(migration: MigrationStatus) -> Iterator[RenderableType]:
         yield Text("  reason: " + one_line(migration.reason), "red" if state is State.FAILED else "yellow")
     if migration.verification is not None:
         yield from proof_lines(migration.verification)
+    yield from _rollout_lines(migration)
     if migration.soaking_since is not None and state is State.SOAKING:
         since = datetime.fromisoformat(migration.soaking_since).astimezone()
         yield f"  soaking since {since:%Y-%m-%d %H:%M:%S}"
     yield Text(f"  next: {migration.next_step}", "bold")
+
+
+_SIGNS = {"pass": ("✓", "green"), "hold": ("…", "yellow"), "fail": ("✗", "bold red")}
+
+
+def _rollout_lines(migration: MigrationStatus) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    if State(migration.live_state) not in LIVE:
+        return
+    steps = ", ".join(f"{step['percent']:g}% for {duration(step['hold_seconds'])}" for step in migration.schedule)
+    whose = f" of tenant {one_line(migration.tenant)}'s users" if migration.tenant else " of the users"
+    yield Text(f"  {migration.percent:g} %{whose} on the new index; " + (f"schedule: {steps}" if steps else "by hand"))
+    for gate in migration.gates:
+        sign, colour = _SIGNS[gate["outcome"]]
+        yield Text(f"    {sign} {gate['gate']}: {one_line(gate['reason'])}", colour)
+
+
+def check_lines(checks: Sequence[Check]) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    signs = {"proven": ("✓", "green"), "not proven": ("…", "yellow"), "wrong": ("✗", "bold red")}
+    for check in checks:
+        sign, colour = signs[check.answer]
+        yield Text.assemble((f"{sign} {check.what}", colour), f": {one_line(check.shown_by)}")
 
 
 def progress_words(migration: MigrationStatus) -> str:
@@ -91,6 +122,8 @@ def progress_words(migration: MigrationStatus) -> str:
             words += f" · {migration.rate:,.0f} rows/s"
         if migration.eta_seconds:
             words += f" · {duration(migration.eta_seconds)} left"
+        if migration.throttled is not None:
+            words += f" · throttled: {migration.throttled:.2f}"
     return words
 
 

@@ -31,7 +31,7 @@ def check_document(document: Document) -> None:
     _check_text(document.content, f"the text of {name}", limit=MAX_DOCUMENT_BYTES)
     if not document.title.strip() and not document.content.strip():
         raise DocumentRefused(f"{name} has neither a title nor a text")
-    _check_metadata(document, name)
+    check_metadata(document.metadata, f"the metadata of {name}")
 
 
 def _check_text(text: str, what: str, *, limit: int) -> None:
@@ -52,50 +52,50 @@ def _check_text(text: str, what: str, *, limit: int) -> None:
         raise DocumentRefused(f"{what} has a NUL character at character {found}, which PostgreSQL cannot store")
 
 
-def _check_metadata(document: Document, name: str) -> None:
-    metadata: Any = document.metadata
+def check_metadata(metadata: Any, what: str) -> None:
+    """Raise DocumentRefused, which begins with `what`, unless it is a JSON object that PostgreSQL can store."""
     if not isinstance(metadata, dict):
-        raise DocumentRefused(f"the metadata of {name} is a {type(metadata).__name__}, not a dict")
+        raise DocumentRefused(f"{what} is a {type(metadata).__name__}, not a dict")
     level: list[Any] = [metadata]
     depth = 0
     while level:
         depth += 1
         if depth > MAX_METADATA_DEPTH:
-            raise DocumentRefused(f"the metadata of {name} is nested deeper than {MAX_METADATA_DEPTH} levels")
-        level = [child for value in level for child in _children(value, name)]
+            raise DocumentRefused(f"{what} is nested deeper than {MAX_METADATA_DEPTH} levels")
+        level = [child for value in level for child in _children(value, what)]
     if not metadata:
         return
     try:
         size = len(json.dumps(metadata, ensure_ascii=False).encode())
     except ValueError as error:  # an integer with more digits than Python converts
-        raise DocumentRefused(f"the metadata of {name} cannot be written as JSON: {error}") from None
+        raise DocumentRefused(f"{what} cannot be written as JSON: {error}") from None
     if size > MAX_METADATA_BYTES:
-        raise DocumentRefused(f"the metadata of {name} is {_size(size)} long; at most {_size(MAX_METADATA_BYTES)}")
+        raise DocumentRefused(f"{what} is {_size(size)} long; at most {_size(MAX_METADATA_BYTES)}")
 
 
-def _children(value: Any, name: str) -> list[Any]:
+def _children(value: Any, what: str) -> list[Any]:
     """The values directly inside a metadata value, after checking the value itself."""
     match value:
         case str():
-            _check_text(value, f"the metadata of {name}", limit=MAX_METADATA_BYTES)
+            _check_text(value, what, limit=MAX_METADATA_BYTES)
         case float() if not math.isfinite(value):
-            raise DocumentRefused(f"the metadata of {name} holds {value}, which JSON has no word for")
+            raise DocumentRefused(f"{what} holds {value}, which JSON has no word for")
         case None | bool() | int() | float():
             pass
         case list():
             return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         case dict():
-            return [*_checked_keys(value, name), *value.values()]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            return [*_checked_keys(value, what), *value.values()]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         case _:
-            raise DocumentRefused(f"the metadata of {name} holds a {type(value).__name__}, which is no JSON value")
+            raise DocumentRefused(f"{what} holds a {type(value).__name__}, which is no JSON value")
     return []
 
 
-def _checked_keys(value: dict[Any, Any], name: str) -> list[str]:
+def _checked_keys(value: dict[Any, Any], what: str) -> list[str]:
     """Keys are texts too, and are looked at with the next level."""
     for key in value:
         if not isinstance(key, str):
-            raise DocumentRefused(f"the metadata of {name} has the key {key!r}, which is not a string")
+            raise DocumentRefused(f"{what} has the key {key!r}, which is not a string")
     return list(value)
 
 

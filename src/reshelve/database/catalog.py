@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 import numpy as np
 
 from reshelve.database.pools import Connection
 from reshelve.domain.documents import Chunking
-from reshelve.domain.indexes import Hnsw, Index, IndexDefinition, IndexState, Metric, Route
+from reshelve.domain.indexes import Hnsw, Index, IndexDefinition, IndexState, Metric
 from reshelve.domain.models import EmbeddingModel, RegisteredModel, Vectors
 from reshelve.errors import ModelDimensionConflict, NotFoundError
 
@@ -28,7 +28,7 @@ _INDEX = """
 """
 
 
-def _index(row: tuple[Any, ...]) -> Index:
+def index_from_row(row: tuple[Any, ...]) -> Index:
     return Index(
         id=row[0],
         collection_id=row[1],
@@ -57,6 +57,13 @@ async def ensure_collection(connection: Connection, name: str) -> int:
 async def lock_collection(connection: Connection, collection_id: int) -> None:
     """Until the transaction ends nobody else registers or drops an index of the collection."""
     await connection.execute("SELECT id FROM collections WHERE id = %s FOR NO KEY UPDATE", (collection_id,))
+
+
+async def collection_name(connection: Connection, collection_id: int) -> str:
+    row = await (await connection.execute("SELECT name FROM collections WHERE id = %s", (collection_id,))).fetchone()
+    if row is None:
+        raise NotFoundError(f"no collection {collection_id}")
+    return row[0]
 
 
 async def collection_names(connection: Connection) -> list[str]:
@@ -218,7 +225,7 @@ async def find_index(connection: Connection, definition: IndexDefinition) -> Ind
             ),
         )
     ).fetchone()
-    return _index(row) if row else None
+    return index_from_row(row) if row else None
 
 
 async def insert_index(
@@ -265,7 +272,7 @@ async def get_index(connection: Connection, index_id: int) -> Index:
     row = await (await connection.execute(_INDEX + "WHERE i.id = %s", (index_id,))).fetchone()
     if row is None:
         raise NotFoundError(f"no index {index_id}", advice="List them: reshelve status.")
-    return _index(row)
+    return index_from_row(row)
 
 
 async def live_indexes(connection: Connection, collection_id: int | None = None) -> list[Index]:
@@ -274,7 +281,7 @@ async def live_indexes(connection: Connection, collection_id: int | None = None)
         _INDEX + "WHERE i.state <> 'dropped' AND (%(c)s::integer IS NULL OR i.collection_id = %(c)s) ORDER BY i.id",
         {"c": collection_id},
     )
-    return [_index(row) for row in await cursor.fetchall()]
+    return [index_from_row(row) for row in await cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,59 +318,3 @@ async def set_index_state(connection: Connection, index_id: int, state: IndexSta
         "UPDATE indexes SET state = %(s)s, dropped_at = CASE WHEN %(s)s = 'dropped' THEN now() END WHERE id = %(i)s",
         {"s": state, "i": index_id},
     )
-
-
-async def find_route(connection: Connection, collection: str) -> Route | None:
-    """The route, its index and the index's model, read at one instant."""
-    statement: LiteralString = """
-        SELECT i.id, i.collection_id, i.chunking_id, i.model_id, i.backend, i.metric, i.m, i.ef_construction, i.state,
-               m.definition, r.epoch
-        FROM routes r JOIN collections c ON c.id = r.collection_id
-        JOIN indexes i ON i.id = r.serving_index_id JOIN embedding_models m ON m.id = i.model_id
-        WHERE c.name = %s
-    """
-    row = await (await connection.execute(statement, (collection,))).fetchone()
-    if row is None:
-        return None
-    return Route(collection_id=row[1], epoch=row[10], serving=_index(row))
-
-
-async def get_route(connection: Connection, collection: str) -> Route:
-    route = await find_route(connection, collection)
-    if route is None:
-        raise NotFoundError(
-            f"no collection {collection!r}",
-            advice=f"There are: {', '.join(await collection_names(connection)) or 'none'}. "
-            "Make one: reshelve ingest FILE.",
-        )
-    return route
-
-
-async def serving_index_id(connection: Connection, collection_id: int) -> int:
-    row = await (
-        await connection.execute("SELECT serving_index_id FROM routes WHERE collection_id = %s", (collection_id,))
-    ).fetchone()
-    if row is None:
-        raise NotFoundError(f"collection {collection_id} has no route")
-    return row[0]
-
-
-async def create_route(connection: Connection, *, collection_id: int, index_id: int) -> None:
-    await connection.execute(
-        "INSERT INTO routes (collection_id, serving_index_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-        (collection_id, index_id),
-    )
-
-
-async def switch_route(connection: Connection, *, collection_id: int, before: int, after: int) -> int | None:
-    """Compare-and-set the serving index. Returns the new epoch, or None when another index was serving."""
-    row = await (
-        await connection.execute(
-            """
-            UPDATE routes SET serving_index_id = %s, epoch = epoch + 1, changed_at = now()
-            WHERE collection_id = %s AND serving_index_id = %s RETURNING epoch
-            """,
-            (after, collection_id, before),
-        )
-    ).fetchone()
-    return row[0] if row else None

@@ -15,12 +15,14 @@ from contextlib import asynccontextmanager
 
 import psycopg
 
-from reshelve.database.pools import Connection, Database
+from reshelve.database.pools import PATIENCE_SECONDS, Connection, Database
+from reshelve.errors import DatabaseUnavailable
 from reshelve.tasks import cancel_and_wait
 
 LOCK_CLASS = 0x7265_7361
 """The first key of the advisory locks; the second is the index's id."""
 _IDLE_SECONDS = 1.0
+_PAUSE_SECONDS = 0.1
 
 
 class IndexPins:
@@ -46,16 +48,28 @@ class IndexPins:
                 self._last_used[index_id] = time.monotonic()
 
     async def _lock(self, index_id: int) -> None:
+        patience_until = time.monotonic() + PATIENCE_SECONDS
         async with self._mutex:
-            if self._connection is None or self._connection.closed:
-                self._connection = await self._database.dedicated()
-                self._last_used.clear()
-                for held in [held for held, readers in self._readers.items() if readers > 0 and held != index_id]:
-                    await self._take(self._connection, held)
-            if index_id not in self._last_used:
-                await self._take(self._connection, index_id)
+            while True:
+                try:
+                    await self._lock_now(index_id)
+                except (DatabaseUnavailable, psycopg.OperationalError) as error:
+                    if time.monotonic() > patience_until:
+                        raise DatabaseUnavailable(f"the database does not answer: {error}") from error
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                else:
+                    break
             if self._janitor is None:
                 self._janitor = asyncio.create_task(self._release_idle())
+
+    async def _lock_now(self, index_id: int) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._database.dedicated()
+            self._last_used.clear()
+            for held in [held for held, readers in self._readers.items() if readers > 0 and held != index_id]:
+                await self._take(self._connection, held)
+        if index_id not in self._last_used:
+            await self._take(self._connection, index_id)
 
     async def _take(self, connection: Connection, index_id: int) -> None:
         await connection.execute("SELECT pg_advisory_lock_shared(%s, %s)", (LOCK_CLASS, index_id))

@@ -86,11 +86,22 @@ CREATE TABLE indexes (
 CREATE UNIQUE INDEX indexes_once ON indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction)
     WHERE state <> 'dropped';
 
+CREATE SEQUENCE route_epochs;
+
+-- Which indexes answer whom. Tenant '' is everybody who has no route of their own. A candidate answers `share`
+-- millionths of the units; after the switch the index that served before stays as `previous` until the soak is over.
 CREATE TABLE routes (
-    collection_id integer PRIMARY KEY REFERENCES collections,
+    collection_id integer NOT NULL REFERENCES collections,
     serving_index_id integer NOT NULL REFERENCES indexes,
-    epoch bigint NOT NULL DEFAULT 1,
-    changed_at timestamptz NOT NULL DEFAULT now()
+    epoch bigint NOT NULL DEFAULT nextval('route_epochs'),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    tenant text NOT NULL DEFAULT '',
+    candidate_index_id integer REFERENCES indexes,
+    previous_index_id integer REFERENCES indexes,
+    share integer NOT NULL DEFAULT 0 CHECK (share BETWEEN 0 AND 1000000),
+    salt text NOT NULL DEFAULT '',
+    sticky_by text NOT NULL DEFAULT 'user' CHECK (sticky_by IN ('user', 'session', 'tenant')),
+    PRIMARY KEY (collection_id, tenant)
 );
 
 -- What changed, appended by the triggers below in the changing transaction.
@@ -175,7 +186,13 @@ CREATE TABLE migrations (
     created_at timestamptz NOT NULL DEFAULT now(),
     changed_at timestamptz NOT NULL DEFAULT now(),
     soaking_since timestamptz,
-    cleaned_at timestamptz
+    cleaned_at timestamptz,
+    -- The rollout's schedule, [{percent, hold_seconds}]; NULL where a person takes the steps.
+    steps jsonb,
+    driven_by text NOT NULL DEFAULT 'person' CHECK (driven_by IN ('person', 'service')),
+    step_since timestamptz,
+    -- What the gates saw last, and what they said.
+    evidence jsonb NOT NULL DEFAULT '{}'
 );
 CREATE UNIQUE INDEX migrations_one_active ON migrations (collection_id, tenant)
     WHERE state NOT IN ('completed', 'rolled_back');
@@ -190,15 +207,107 @@ CREATE TABLE migration_journal (
     facts jsonb NOT NULL DEFAULT '{}'
 );
 
+-- What searches did, in buckets of time: counters and histograms that add up, however many processes write them.
+-- `bin` is a histogram's bin, `total` the sum of what was counted.
+CREATE TABLE figures (
+    collection_id integer NOT NULL REFERENCES collections,
+    tenant text NOT NULL,
+    index_id integer NOT NULL REFERENCES indexes,
+    arm text NOT NULL CHECK (arm IN ('serving', 'candidate')),
+    name text NOT NULL,
+    at timestamptz NOT NULL,
+    seconds integer NOT NULL,
+    bin integer NOT NULL DEFAULT 0,
+    count bigint NOT NULL,
+    total double precision NOT NULL DEFAULT 0,
+    PRIMARY KEY (collection_id, at, tenant, index_id, arm, name, bin)
+);
+
+CREATE TABLE circuit_breakers (
+    process text NOT NULL,
+    index_id integer NOT NULL REFERENCES indexes,
+    state text NOT NULL CHECK (state IN ('closed', 'open', 'half_open')),
+    failures integer NOT NULL,
+    reason text,
+    changed_at timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (process, index_id)
+);
+
+CREATE TABLE recent_queries (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES collections,
+    tenant text NOT NULL,
+    query text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX recent_queries_by_time ON recent_queries (collection_id, at);
+
+-- Which result was used.
+CREATE TABLE feedback (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES collections,
+    tenant text NOT NULL,
+    search_id uuid NOT NULL,
+    chunk_id bigint NOT NULL,
+    index_id integer NOT NULL REFERENCES indexes,
+    interleaved boolean NOT NULL DEFAULT false,
+    unit text,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    UNIQUE (search_id, chunk_id)
+);
+CREATE INDEX feedback_by_time ON feedback (collection_id, at);
+
+CREATE TABLE alerts (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    collection_id integer REFERENCES collections,
+    source text NOT NULL CHECK (source IN ('webhook', 'gate', 'breaker', 'migration')),
+    type text NOT NULL,
+    severity text NOT NULL CHECK (severity IN ('info', 'warning', 'error', 'critical')),
+    value double precision,
+    threshold double precision,
+    message text NOT NULL DEFAULT '',
+    outcome text NOT NULL DEFAULT '',
+    attempts integer NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    delivered_at timestamptz
+);
+CREATE INDEX alerts_by_time ON alerts (at);
+
+CREATE TABLE baselines (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES collections,
+    name text NOT NULL,
+    index_id integer NOT NULL REFERENCES indexes,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    figures jsonb NOT NULL,
+    UNIQUE (collection_id, name)
+);
+
+-- A write that comes again with the same key gets the answer of the first time.
+CREATE TABLE idempotency_keys (
+    key text NOT NULL,
+    operation text NOT NULL,
+    request_hash text NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    status integer,
+    response jsonb,
+    PRIMARY KEY (key, operation)
+);
+CREATE INDEX idempotency_keys_by_time ON idempotency_keys (started_at);
+
 CREATE VIEW embedding_migration_status AS
-SELECT m.id, c.name AS collection, m.state, sm.model_name AS from_model, tm.model_name AS to_model,
+SELECT m.id, c.name AS collection, m.tenant, m.state, sm.model_name AS from_model, tm.model_name AS to_model,
+       CASE WHEN r.previous_index_id IS NOT NULL THEN 100 ELSE coalesce(r.share, 0) / 10000.0 END AS percent,
        m.embedded_rows, m.reused_rows, m.spent_usd, m.reason, m.created_at, m.changed_at
 FROM migrations m
 JOIN collections c ON c.id = m.collection_id
 JOIN indexes s ON s.id = m.source_index_id
 JOIN embedding_models sm ON sm.id = s.model_id
 LEFT JOIN indexes t ON t.id = m.target_index_id
-LEFT JOIN embedding_models tm ON tm.id = t.model_id;
+LEFT JOIN embedding_models tm ON tm.id = t.model_id
+LEFT JOIN routes r ON r.collection_id = m.collection_id AND r.tenant = m.tenant AND r.salt = m.id::text;
 
 CREATE FUNCTION chunks_added() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

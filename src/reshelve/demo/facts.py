@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reshelve.demo.figures import count, difference, score
+from reshelve.display.numbers import count, difference, score
 from reshelve.evaluation.paired import PairedDifference
 
 NOT_WORSE_BY = 0.02

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reshelve.demo.facts import DemoFacts, promises
-from reshelve.demo.figures import count, difference, dollars, milliseconds, percent, probability, score, seconds
+from reshelve.display.numbers import count, difference, dollars, milliseconds, percent, probability, score, seconds
 
 
 def print_table(facts: DemoFacts, console: Console) -> None:

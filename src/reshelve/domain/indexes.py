@@ -85,15 +85,6 @@ class Index:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """Which index answers a collection's searches. `epoch` grows with every change."""
-
-    collection_id: int
-    epoch: int
-    serving: Index
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """Whose documents a search may see (None: everybody's, for checks of a whole index), and which of them.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Written to every migration row. An engine refuses a row that a newer engine wrote."""
 
 
@@ -43,6 +43,8 @@ ROAD = (
     State.COMPLETED,
 )
 TERMINAL = frozenset({State.COMPLETED, State.ROLLED_BACK})
+LIVE = frozenset({State.SHADOWING, State.ROLLING_OUT, State.SOAKING})
+"""Live searches meet the new index: its gates are watched."""
 _WORKING = frozenset(ROAD) - TERMINAL
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -146,6 +148,38 @@ class AwaitCutover(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Judge(Action):
+    def describe(self) -> str:
+        return "ask both indexes the judged queries"
+
+
+@dataclass(frozen=True, slots=True)
+class SetShare(Action):
+    percent: float
+
+    def describe(self) -> str:
+        return f"give {self.percent:g} % of the users to the new index"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Action):
+    """The rollout stays where it is, and is looked at again."""
+
+    reason: str
+
+    def describe(self) -> str:
+        return f"hold: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack(Action):
+    reason: str
+
+    def describe(self) -> str:
+        return f"take it back: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Soak(Action):
     def describe(self) -> str:
         return "soak: the new index answers, both stay fed, and `reshelve rollback` is free"
@@ -167,7 +201,12 @@ class Halt(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the engine saw before it asked. `verified` is None before the first pass, False after a failed one."""
+    """What the engine saw before it asked. `verified` is None before the first pass, False after a failed one.
+
+    `steps_left` are the percentages that a schedule has still to give, if there is one; `step_over`: the present one
+    was held for long enough; `judging`: each step asks the judged queries; `judged`: nothing is left to ask of them for
+    this step; `held` is why the gates do not let the next step pass, `breach` which safety gate failed.
+    """
 
     target_registered: bool = False
     older_transactions_ended: bool = False
@@ -178,6 +217,12 @@ class Facts:
     verified: bool | None = None
     cutover_wanted: bool = False
     soak_over: bool = False
+    steps_left: tuple[float, ...] = ()
+    step_over: bool = False
+    judging: bool = False
+    judged: bool = True
+    held: str | None = None
+    breach: str | None = None
     budget_reached: bool = False
     limit_reached: bool = False
 
@@ -201,23 +246,56 @@ def next_action(state: State, facts: Facts) -> Action:
             return FillRanges(facts.rows_left)
         case State.BUILDING:
             return Advance(State.VERIFYING) if facts.target_built else BuildIndex()
-        case State.VERIFYING | State.SHADOWING | State.ROLLING_OUT:
-            if facts.verified is None or facts.repaired:
-                return Verify()
-            if not facts.verified:
-                return Halt("the verification failed")
-            return Advance(State.SOAKING) if facts.cutover_wanted else AwaitCutover()
+        case State.VERIFYING:
+            if facts.verified and not facts.repaired and facts.steps_left and not facts.cutover_wanted:
+                return Advance(State.SHADOWING)
+            return _proven(facts) or AwaitCutover()
+        case State.SHADOWING | State.ROLLING_OUT:
+            return _next_of_rollout(facts)
         case State.SOAKING:
+            if facts.breach is not None:
+                return RollBack(facts.breach)
             return Advance(State.COMPLETED) if facts.soak_over else Soak()
+        case State.PAUSED | State.FAILED if facts.breach is not None:
+            return RollBack(facts.breach)
         case State.ROLLING_BACK:
             return SwitchBack()
         case State.COMPLETED | State.ROLLED_BACK | State.PAUSED | State.FAILED:
             return Halt(f"the migration is {state}")
 
 
+def _proven(facts: Facts) -> Action | None:
+    """What the proof asks for; None where there is one and nobody wants the switch."""
+    if facts.verified is None or facts.repaired:
+        return Verify()
+    if not facts.verified:
+        return Halt("the verification failed")
+    return Advance(State.SOAKING) if facts.cutover_wanted else None
+
+
+def _next_of_rollout(facts: Facts) -> Action:
+    if facts.breach is not None:
+        return RollBack(facts.breach)
+    if facts.cutover_wanted:
+        return _proven(facts) or AwaitCutover()
+    if not facts.steps_left:
+        return AwaitCutover()
+    if not facts.step_over:
+        return Hold("this step is not over yet")
+    if not facts.judged:
+        return Judge()
+    if facts.held is not None:
+        return Hold(facts.held)
+    percent = facts.steps_left[0]
+    if percent < 100:
+        return SetShare(percent)
+    # The last step is the switch, and asks for the same proof as one that a person wants.
+    return _proven(facts) or Advance(State.SOAKING)
+
+
 def stops(action: Action) -> bool:
     """The engine has nothing more to do by itself after this action."""
-    return isinstance(action, AwaitCutover | Soak | Halt)
+    return isinstance(action, AwaitCutover | Soak | Halt | Hold)
 
 
 def foresee(state: State, facts: Facts) -> Iterator[Action]:
@@ -225,11 +303,13 @@ def foresee(state: State, facts: Facts) -> Iterator[Action]:
     while True:
         action = next_action(state, facts)
         yield action
-        if stops(action):
+        if stops(action) and not isinstance(action, Hold):
             return
         match action:
             case Advance(to):
                 state = to
+                if to is State.SHADOWING:
+                    facts = _after_a_while(facts, judged=not facts.judging)
             case RegisterTarget():
                 facts = replace(facts, target_registered=True)
             case AwaitOldTransactions():
@@ -242,5 +322,19 @@ def foresee(state: State, facts: Facts) -> Iterator[Action]:
                 facts = replace(facts, target_built=True)
             case Verify():
                 facts = replace(facts, verified=True, repaired=0)
+            case Hold():
+                facts = _after_a_while(facts, judged=facts.judged)
+            case Judge():
+                facts = replace(facts, judged=True)
+            case SetShare():
+                facts = _after_a_while(replace(facts, steps_left=facts.steps_left[1:]), judged=not facts.judging)
+                state = State.ROLLING_OUT
+            case RollBack():
+                state = State.ROLLING_BACK
             case _:
                 state = State.ROLLED_BACK
+
+
+def _after_a_while(facts: Facts, *, judged: bool) -> Facts:
+    """The step was held, and its gates passed. The proof is an old one by then."""
+    return replace(facts, step_over=True, held=None, judged=judged, verified=None)

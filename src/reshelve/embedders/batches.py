@@ -7,6 +7,9 @@ from collections.abc import Coroutine, Iterable, Iterator, Sequence
 
 from reshelve.errors import EmbeddingRefused
 
+LITTLE_CHARACTERS = 2000
+"""A query or so: a way to another thread and back costs more than to do it here."""
+
 
 def prefixed(texts: Sequence[str], prefix: str) -> list[str]:
     """`prefix` before every text. Raises EmbeddingRefused for a text that is not valid Unicode (a lone surrogate)."""

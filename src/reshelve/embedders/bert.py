@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from reshelve.domain.models import Embedded, EmbeddingModel, Vectors, check_vectors
-from reshelve.embedders.batches import all_or_first_error, batches_by_length, prefixed
+from reshelve.embedders.batches import LITTLE_CHARACTERS, all_or_first_error, batches_by_length, prefixed
 from reshelve.embedders.bert_files import BertDirectory, read_bert_directory
 from reshelve.embedders.bert_graph import Precision, build_graph, compile_graph
 from reshelve.embedders.wordpiece import cut
@@ -71,7 +71,9 @@ class BertEmbedder:
         vectors = np.empty((len(texts), self.model.dimension), np.float32)
         tokens = 0
         for start in range(0, len(texts), _TEXTS_A_STEP):
-            encoded = await asyncio.to_thread(self._token_ids, texts[start : start + _TEXTS_A_STEP])
+            step = texts[start : start + _TEXTS_A_STEP]
+            little = sum(map(len, step)) <= LITTLE_CHARACTERS
+            encoded = self._token_ids(step) if little else await asyncio.to_thread(self._token_ids, step)
             tokens += sum(map(len, encoded))
             await self._fill(vectors[start : start + len(encoded)], encoded, turns)
         return Embedded(check_vectors(vectors, model=self.model, expected=len(texts)), tokens)

@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from reshelve.domain.models import Embedded, EmbeddingModel, Vectors, check_vectors
-from reshelve.embedders.batches import prefixed
+from reshelve.embedders.batches import LITTLE_CHARACTERS, prefixed
 from reshelve.embedders.wordpiece import wordpiece
 from reshelve.errors import SettingsError
 
@@ -94,7 +94,8 @@ class HashingEmbedder:
         tokens = 0
         for start in range(0, len(ready), _TEXTS_A_STEP):
             step = ready[start : start + _TEXTS_A_STEP]
-            part, words = await asyncio.to_thread(self._vectors, step)
+            little = sum(map(len, step)) <= LITTLE_CHARACTERS
+            part, words = self._vectors(step) if little else await asyncio.to_thread(self._vectors, step)
             vectors[start : start + len(step)] = part
             tokens += words
         return Embedded(check_vectors(vectors, model=self.model, expected=len(ready)), tokens)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from reshelve.backends import Backends
-from reshelve.database.catalog import live_indexes
-from reshelve.domain.indexes import Index, IndexState
+from reshelve.database.pools import Connection
+from reshelve.database.routes import all_routes
+from reshelve.domain.indexes import Index
 from reshelve.errors import DatabaseUnavailable, EmbeddingInvalid, LeaseLost, MixedSpacesError
 from reshelve.indexing.feeding import PATIENCE, feed_once
 from reshelve.indexing.outbox import has_pending_of, long_transactions, older_than, pending, snapshot_xmax
+
+_NEW_INDEX_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,24 +82,36 @@ async def wait_for_write(
     on_left: Callable[[int], None] | None = None,
     patience_seconds: float = 120.0,
 ) -> None:
-    """Until the write of transaction `xid` is in every index that may answer. Somebody else does the feeding.
+    """Until the write of transaction `xid` is in every index that answers searches. Somebody else does the feeding.
 
-    `on_left` is told, every second or so, how many changes are still to be taken in. Raises DatabaseUnavailable when
-    their number has not shrunk for `patience_seconds`.
+    An index that is new in a rollout, and fails, does not hold writers up: the one that was there before answers for
+    it. `on_left` is told, every second or so, how many changes are still to be taken in. Raises DatabaseUnavailable
+    when their number has not shrunk for `patience_seconds`.
     """
     waiting = _Waiting(patience_seconds, on_left)
+    started = time.monotonic()
     pause = 0.002
     while True:
         async with backends.database.service() as connection:
-            live = await live_indexes(connection, collection_id)
-            ready = [index for index in live if index.state is IndexState.READY]
-            open_for = [index.id for index in ready if await has_pending_of(connection, index.id, up_to_xid=xid)]
+            answering = await _answering(backends, connection, collection_id, waited=time.monotonic() - started)
+            open_for = [each for each in answering if await has_pending_of(connection, each, up_to_xid=xid)]
             if not open_for:
                 return
             if waiting.due():
                 waiting.look(sum([await pending(connection, index, below_xid=xid + 1) for index in open_for]))
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 0.05)
+
+
+async def _answering(backends: Backends, connection: Connection, collection_id: int, *, waited: float) -> set[int]:
+    answering: set[int] = set()
+    for route in await all_routes(connection, collection_id):
+        answering.add(route.old.id)
+        if route.new is None or not (route.share_now or backends.settings.rollout.percentage):
+            continue
+        if waited < _NEW_INDEX_PATIENCE_SECONDS and backends.breakers.closed(route.new.id):
+            answering.add(route.new.id)
+    return answering
 
 
 @dataclass(slots=True)

@@ -97,7 +97,10 @@ async def progress(connection: Connection, index_id: int) -> Progress:
 async def fill_one_range(
     backends: Backends, index: Index, *, cut_documents: CutDocuments, most: int | None = None
 ) -> int | None:
-    """Lease a range, of at most `most` rows, and take it in. Returns its rows, or None when there is none to take."""
+    """Lease a range, of at most `most` rows, and take it in, at `backends.pace`.
+
+    Returns its rows, or None when there is none to take.
+    """
     seconds = backends.settings.migration.lease_seconds
 
     async def claim(connection: Connection) -> RangeLease | None:
@@ -108,7 +111,11 @@ async def fill_one_range(
         return None
     async with held(backends.database, "backfill_ranges", lease.epoch, seconds=seconds):
         if lease.kind == "documents":
-            async with backends.database.service() as connection, connection.transaction():
+            async with (
+                backends.pace.working(),
+                backends.database.service() as connection,
+                connection.transaction(),
+            ):
                 await cut_documents(connection, lease)
                 await acknowledge_range(connection, lease)
         else:
@@ -117,12 +124,12 @@ async def fill_one_range(
 
 
 async def _fill_chunks(backends: Backends, index: Index, lease: RangeLease) -> None:
-    async with backends.database.service() as connection:
+    async with backends.pace.working(), backends.database.service() as connection:
         reused = await _copy_from_siblings(backends, connection, index, lease)
         chunks = await _absent_chunks(backends, connection, index, lease)
     crash_point("apply.after_read")
     try:
-        prepared = await prepare(backends, index, chunks)
+        prepared = await prepare(backends, index, chunks, pace=backends.pace)
     except (EmbeddingRefused, EmbeddingInvalid) as error:
         if not await texts_are_to_blame(backends, index, error, attempts=lease.attempts):
             raise
@@ -139,7 +146,8 @@ async def _fill_chunks(backends: Backends, index: Index, lease: RangeLease) -> N
             tokens=prepared.tokens,
         )
 
-    await write_entries(backends, index, prepared, acknowledge)
+    async with backends.pace.working():
+        await write_entries(backends, index, prepared, acknowledge)
 
 
 async def _hand_to_queue(backends: Backends, index: Index, lease: RangeLease, chunks: list[ChunkText]) -> None:

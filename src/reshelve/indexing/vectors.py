@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -17,8 +18,9 @@ from reshelve.database import arrays
 from reshelve.database.catalog import get_model, live_indexes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
-from reshelve.domain.models import Vectors
+from reshelve.domain.models import Embedded, Vectors
 from reshelve.embedders.canary import CANARY, check_canary
+from reshelve.embedders.pace import Pace
 from reshelve.embedders.protocol import Embedder
 from reshelve.indexing.spending import account, left_usd, purse_of
 from reshelve.stores.protocol import Entries
@@ -47,21 +49,27 @@ class Prepared:
     spare: bool
 
 
-async def prepare(backends: Backends, index: Index, chunks: Sequence[ChunkText]) -> Prepared:
-    """One vector a chunk. No transaction is open while a provider is asked.
+EmbedDocuments = Callable[[Sequence[str]], Awaitable[Embedded]]
+
+
+async def prepare(
+    backends: Backends, index: Index, chunks: Sequence[ChunkText], *, pace: Pace | None = None
+) -> Prepared:
+    """One vector a chunk. No transaction is open while a provider is asked. Without a `pace` nothing is held back.
 
     Raises what the embedder raises, ModelChangedError, and BudgetReached. What was paid for until then is kept.
     """
     embedder = await backends.embedders.of(index.model_id)
     texts = {chunk.content_hash: chunk.content for chunk in chunks}
     tokens = 0
+    embed = embedder.embed_documents if pace is None else functools.partial(pace.embed_documents, embedder)
     if embedder.costs_nothing:
-        embedded = await embedder.embed_documents(list(texts.values()))
+        embedded = await embed(list(texts.values()))
         crash_point("prepare.after_embedding")
         known = dict(zip(texts, embedded.vectors, strict=True))
         new, tokens = len(texts), embedded.tokens
     else:
-        known, new = await _paid_vectors(backends, index, embedder, texts)
+        known, new = await _paid_vectors(backends, index, embedder, texts, embed)
     vectors = np.stack([known[chunk.content_hash] for chunk in chunks]) if chunks else _none(index)
     entries = Entries(
         np.array([chunk.id for chunk in chunks], dtype=np.int64), [chunk.content_hash for chunk in chunks], vectors
@@ -74,7 +82,7 @@ def _none(index: Index) -> Vectors:
 
 
 async def _paid_vectors(
-    backends: Backends, index: Index, embedder: Embedder, texts: dict[UUID, str]
+    backends: Backends, index: Index, embedder: Embedder, texts: dict[UUID, str], embed: EmbedDocuments
 ) -> tuple[dict[UUID, Vectors], int]:
     """A vector for each text, and how many of them had to be embedded."""
     known: dict[UUID, Vectors] = {}
@@ -86,13 +94,15 @@ async def _paid_vectors(
             known |= await _known_vectors(backends, index, mine)
             wanted = {digest: texts[digest] for digest in mine if digest not in known}
             if wanted:
-                known |= await _embed(backends, index, embedder, wanted)
+                known |= await _embed(backends, index, embedder, wanted, embed)
                 embedded += len(wanted)
         await backends.flights.landed(fingerprint, [digest for digest in missing if digest not in known])
     return known, embedded
 
 
-async def _embed(backends: Backends, index: Index, embedder: Embedder, texts: dict[UUID, str]) -> dict[UUID, Vectors]:
+async def _embed(
+    backends: Backends, index: Index, embedder: Embedder, texts: dict[UUID, str], embed: EmbedDocuments
+) -> dict[UUID, Vectors]:
     """Each request of a remote model is kept as it comes in, so that a later one that fails costs nothing again."""
     digests = list(texts)
     reference: Vectors | None = None
@@ -103,7 +113,7 @@ async def _embed(backends: Backends, index: Index, embedder: Embedder, texts: di
         size = max(1, backends.settings.embedding.batch_size - 1)
     pieces = [digests[at : at + size] for at in range(0, len(digests), size)]
     found = await asyncio.gather(
-        *(_embed_piece(backends, index, embedder, {key: texts[key] for key in piece}, reference) for piece in pieces),
+        *(_embed_piece(backends, index, embed, {key: texts[key] for key in piece}, reference) for piece in pieces),
         return_exceptions=True,
     )
     known: dict[UUID, Vectors] = {}
@@ -115,7 +125,7 @@ async def _embed(backends: Backends, index: Index, embedder: Embedder, texts: di
 
 
 async def _embed_piece(
-    backends: Backends, index: Index, embedder: Embedder, texts: dict[UUID, str], reference: Vectors | None
+    backends: Backends, index: Index, embed: EmbedDocuments, texts: dict[UUID, str], reference: Vectors | None
 ) -> dict[UUID, Vectors]:
     """Embed, book and keep, as many at a time as the spend cap allows.
 
@@ -129,7 +139,7 @@ async def _embed_piece(
         sizes[0] += sum(len(text.encode()) for text in watch)
         async with purse_of(backends, index).reserved(sizes, lambda: left_usd(backends, index)) as expense:
             some = rest[: expense.texts]
-            answer = await embedder.embed_documents([*(texts[digest] for digest in some), *watch])
+            answer = await embed([*(texts[digest] for digest in some), *watch])
             if reference is not None:
                 check_canary(reference, answer.vectors[-1])
             crash_point("prepare.after_embedding")

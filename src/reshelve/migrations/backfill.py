@@ -22,10 +22,14 @@ from reshelve.indexing.leases import RangeLease
 from reshelve.indexing.ranges import Progress, fill_one_range, progress
 from reshelve.migrations import records
 from reshelve.migrations.declaration import chunker_of
+from reshelve.migrations.throttle import Throttle
 from reshelve.tasks import cancel_and_wait
 
 _log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 0.3
+_STEER_SECONDS = 2.0
+_FEWEST_ROWS, _MANY_ROWS = 16, 256
+"""Rows at a time while searches are live: few enough for about a second, with the rests between."""
 _PATIENCE = 5
 """So many passing faults in a row, each after the embedder's own retries, and the engine looks at it again."""
 _SECOND_CHANCES = 3
@@ -62,6 +66,8 @@ class Backfill:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _trouble: ReshelveError | None = None
     _in_flight: int = 0
+    _throttle: Throttle | None = None
+    _few_rows: int = _FEWEST_ROWS
 
     def _allowance(self) -> int | None:
         """Rows that may still be started; None without a limit."""
@@ -74,6 +80,9 @@ class Backfill:
         """
         async with self.backends.database.service() as connection:
             migration = await records.get(connection, self.migration_id)
+        if self.backends.settings.migration.throttle.enabled:
+            async with self.backends.database.owner() as connection:
+                self._throttle = await Throttle.begin(connection, self.backends, migration)
         limit = RateLimit(migration.max_rate)
         watch = asyncio.create_task(self._watch())
         workers = [asyncio.create_task(self._work(limit)) for _ in range(self.backends.settings.migration.workers)]
@@ -83,22 +92,40 @@ class Backfill:
             await watch
         finally:
             await cancel_and_wait(*workers, watch)
+            await self._let_go()
         if self._trouble is not None:
             raise self._trouble
 
     async def _watch(self) -> None:
         """From the first row to the last one. Where the listener raises, the run ends."""
+        steer_at = time.monotonic() + _STEER_SECONDS
         try:
             while True:
                 last = self._stop.is_set()
                 # A worker that meets the same fault decides what comes of it.
                 with contextlib.suppress(DatabaseUnavailable):
                     await self._look()
+                    if time.monotonic() >= steer_at:
+                        steer_at = time.monotonic() + _STEER_SECONDS
+                        await self._steer()
                 if last:
                     return
                 await self._sleep(_LOOK_SECONDS)
         finally:
             self._stop.set()
+            # What is in flight need not take its time any more.
+            self.backends.pace.set(None)
+
+    async def _steer(self) -> None:
+        if self._throttle is not None and not self._stop.is_set():
+            async with self.backends.database.owner() as connection:
+                await self._throttle.look(connection)
+
+    async def _let_go(self) -> None:
+        if self._throttle is not None:
+            with contextlib.suppress(DatabaseUnavailable):
+                async with self.backends.database.owner() as connection:
+                    await self._throttle.end(connection)
 
     async def _look(self) -> None:
         async with self.backends.database.service() as connection:
@@ -146,12 +173,21 @@ class Backfill:
                 await self._sleep(0.1)
 
     async def _fill_one(self, allowance: int | None) -> int | None:
-        reserved = min(self.backends.settings.migration.range_rows, allowance or sys.maxsize)
+        few = self._few_rows if self.backends.pace.careful else None
+        most = min(few or sys.maxsize, allowance or sys.maxsize)
+        reserved = min(self.backends.settings.migration.range_rows, most)
         self._in_flight += reserved
+        began = time.monotonic()
         try:
-            return await fill_one_range(self.backends, self.index, cut_documents=self._cut, most=allowance)
+            rows = await fill_one_range(
+                self.backends, self.index, cut_documents=self._cut, most=None if most == sys.maxsize else most
+            )
         finally:
             self._in_flight -= reserved
+        if few is not None and rows == few:
+            more = few * 2 if time.monotonic() - began < 0.5 else few // 2
+            self._few_rows = min(max(more, _FEWEST_ROWS), _MANY_ROWS)
+        return rows
 
     async def _nothing_left(self) -> bool:
         async with self.backends.database.service() as connection:

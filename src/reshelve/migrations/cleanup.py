@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from reshelve.backends import Backends
-from reshelve.database import catalog
+from reshelve.database import catalog, routes
 from reshelve.database.pins import try_exclusive
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index, IndexState
@@ -72,13 +72,14 @@ async def _clean_up(backends: Backends, migration: Migration) -> Cleaned:
 async def _drop(backends: Backends, connection: Connection, migration: Migration, index: Index) -> int | None:
     if index.state is IndexState.DROPPED:
         return None
-    if await catalog.serving_index_id(connection, migration.collection_id) == index.id:
+    if index.id in await routes.routed_index_ids(connection, migration.collection_id):
         raise TransitionRefused(
-            f"index {index.id} is serving", advice="A later migration came back to it: nothing to clean up."
+            f"index {index.id} is serving", advice="A later migration, or a tenant's route, came back to it."
         )
-    newest = await records.latest(connection, migration.collection_id)
-    if newest is not None and not newest.over and index.id in (newest.source_index_id, newest.target_index_id):
-        raise TransitionRefused(f"index {index.id} is part of migration {newest.id}", advice="Wait for its end.")
+    for active in await records.active_ids(connection, collection_id=migration.collection_id):
+        other = await records.get(connection, active)
+        if index.id in (other.source_index_id, other.target_index_id):
+            raise TransitionRefused(f"index {index.id} is part of migration {other.id}", advice="Wait for its end.")
     readers = await try_exclusive(connection, index.id)
     if readers:
         raise IndexInUse(

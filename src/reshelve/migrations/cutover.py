@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from reshelve.backends import Backends
 from reshelve.crash_points import crash_point
-from reshelve.database import catalog
+from reshelve.database import catalog, routes
+from reshelve.database.pools import Connection
 from reshelve.domain.migration import State
-from reshelve.errors import DatabaseUnavailable, TransitionRefused
+from reshelve.domain.routes import Route
+from reshelve.errors import DatabaseUnavailable, NotFoundError, TransitionRefused
 from reshelve.indexing.draining import drain
 from reshelve.indexing.outbox import require_triggers
 from reshelve.migrations import records
@@ -19,13 +24,25 @@ _ROLLBACK_PATIENCE_SECONDS = 5.0
 
 
 async def cut_over(backends: Backends, migration: Migration) -> None:
-    """Searches go to the target from the commit on. Both indexes stay fed."""
+    """Searches go to the target from the commit on. Both indexes stay fed, and the source answers where it fails."""
     assert migration.target_index_id is not None
     async with backends.database.service() as connection:
         await require_triggers(connection)
         target = await catalog.get_index(connection, migration.target_index_id)
     drained = await drain(backends, [target])
-    await _switch(backends, migration, to=target.id, after=State.SOAKING, drained=drained.changes)
+
+    def switched(route: Route) -> Route:
+        return replace(route, serving=target, candidate=None, previous=route.serving, share=0, salt=str(migration.id))
+
+    await _switch(backends, migration, switched, after=State.SOAKING, facts={"drained_changes": drained.changes})
+
+
+async def complete(backends: Backends, migration: Migration) -> None:
+    """The soak is over: what served before leaves the route."""
+    async with backends.database.owner() as connection, connection.transaction():
+        await records.transition(connection, migration, State.COMPLETED)
+        await change_route(connection, migration, lambda route: replace(route, previous=None))
+        await routes.forget_superfluous(connection, migration.collection_id)
 
 
 async def switch_back(backends: Backends, migration: Migration) -> None:
@@ -33,10 +50,11 @@ async def switch_back(backends: Backends, migration: Migration) -> None:
     crash_point("rollback.before_switch")
     async with backends.database.service() as connection:
         source = await catalog.get_index(connection, migration.source_index_id)
-        serving = await catalog.serving_index_id(connection, migration.collection_id)
-    if serving == source.id:
-        async with backends.database.owner() as connection:
+        route = await own_route(connection, migration)
+    if route.serving.id == source.id and route.candidate is None:
+        async with backends.database.owner() as connection, connection.transaction():
             await records.transition(connection, migration, State.ROLLED_BACK, facts={"switched": False})
+            await routes.forget_superfluous(connection, migration.collection_id)
         return
     changes = 0
     try:
@@ -44,26 +62,44 @@ async def switch_back(backends: Backends, migration: Migration) -> None:
     except DatabaseUnavailable as error:
         async with backends.database.owner() as connection:
             await records.journal(connection, migration.id, "rolling back behind", facts={"reason": error.message})
-    await _switch(backends, migration, to=source.id, after=State.ROLLED_BACK, drained=changes)
+
+    def switched(route: Route) -> Route:
+        return replace(route, serving=source, candidate=None, previous=None, share=0)
+
+    await _switch(backends, migration, switched, after=State.ROLLED_BACK, facts={"drained_changes": changes})
 
 
-async def _switch(backends: Backends, migration: Migration, *, to: int, after: State, drained: int) -> None:
+async def _switch(
+    backends: Backends, migration: Migration, change: Callable[[Route], Route], *, after: State, facts: dict[str, Any]
+) -> None:
     async with backends.database.owner() as connection:
-        before = await catalog.serving_index_id(connection, migration.collection_id)
+        before = await own_route(connection, migration)
         started = time.perf_counter()
         async with connection.transaction():
             await records.transition(connection, migration, after)
-            epoch = await catalog.switch_route(
-                connection, collection_id=migration.collection_id, before=before, after=to
-            )
-            if epoch is None:
-                raise TransitionRefused(f"index {before} no longer serves", advice="See reshelve status.")
+            switched = await change_route(connection, migration, change)
+            await records.begin_step(connection, migration)
+            if after is State.ROLLED_BACK:
+                await routes.forget_superfluous(connection, migration.collection_id)
             crash_point("switch.before_commit")
         milliseconds = (time.perf_counter() - started) * 1000
         crash_point("switch.after_commit")
-        await records.journal(
-            connection,
-            migration.id,
-            "switched",
-            facts={"from": before, "to": to, "epoch": epoch, "switch_ms": milliseconds, "drained_changes": drained},
-        )
+        told = {"from": before.serving.id, "to": switched.serving.id, "epoch": switched.epoch}
+        await records.journal(connection, migration.id, "switched", facts={**told, "switch_ms": milliseconds, **facts})
+
+
+async def own_route(connection: Connection, migration: Migration) -> Route:
+    route = await routes.own_route(connection, migration.collection_id, migration.tenant)
+    if route is None:
+        raise NotFoundError(f"collection {migration.collection_id} has no route")
+    return route
+
+
+async def change_route(connection: Connection, migration: Migration, change: Callable[[Route], Route]) -> Route:
+    """Change the route that the migration is about. Raises TransitionRefused when somebody else just did."""
+    before = await own_route(connection, migration)
+    after = change(before)
+    epoch = await routes.change_route(connection, before, after)
+    if epoch is None:
+        raise TransitionRefused("somebody else changed the route", advice="See reshelve status.")
+    return replace(after, epoch=epoch)

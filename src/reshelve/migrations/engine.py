@@ -24,7 +24,11 @@ from reshelve.domain.migration import (
     Facts,
     FillRanges,
     Halt,
+    Hold,
+    Judge,
     RegisterTarget,
+    RollBack,
+    SetShare,
     Soak,
     State,
     SwitchBack,
@@ -40,10 +44,15 @@ from reshelve.indexing.ranges import Progress, enumerate_some, progress
 from reshelve.migrations import records
 from reshelve.migrations.backfill import Backfill
 from reshelve.migrations.control import Control
-from reshelve.migrations.cutover import cut_over, switch_back
+from reshelve.migrations.cutover import complete, cut_over, switch_back
 from reshelve.migrations.declaration import Declaration, opened, register
+from reshelve.migrations.evidence import Look
+from reshelve.migrations.judging import judge, score_at_start
 from reshelve.migrations.records import Migration
+from reshelve.migrations.rollout import rollout_facts, set_share
 from reshelve.migrations.verify import verify_index
+from reshelve.migrations.withdrawal import withdraw_by_itself
+from reshelve.operations.alerts import Severity, Source, raise_alert
 
 _LEAST_RANGE_ROWS = 50
 _PATIENCE = 8
@@ -91,6 +100,7 @@ class Run:
     rows_done: int = field(default=0, init=False)
     _proved: bool = field(default=False, init=False)
     _stumbles: int = field(default=0, init=False)
+    _looked: Look | None = field(default=None, init=False)
 
     async def go(self) -> Migration:
         """Until the next step is a person's, or the row limit, the budget or a pause ends the run.
@@ -121,6 +131,7 @@ class Run:
         """Take the next step; the migration, if there is none to take now."""
         migration = await self._load()
         facts = await self._facts(migration)
+        await self._remember_look(migration)
         action = next_action(migration.state, facts)
         if stops(action):
             return await self._rest(migration, action)
@@ -160,15 +171,18 @@ class Run:
 
     async def _facts(self, migration: Migration) -> Facts:
         if migration.target_index_id is None:
-            return Facts()
+            async with self.backends.database.owner() as connection:
+                rollout = await rollout_facts(self.backends, connection, migration)
+            return Facts(cutover_wanted=self.cutover_wanted, steps_left=rollout.steps_left, judging=rollout.judging)
         target = await self._target(migration)
         async with self.backends.database.owner() as connection:
             done = await progress(connection, target.id)
             fill = await catalog.fill_state(connection, target.id)
             ended = fill.registered_xid is not None and await older_than(connection, fill.registered_xid)
             built = await self.backends.stores.of(target).built(connection, target)
-            soak_over = await _soak_over(self.backends, connection, migration)
-        proof = self._proof(migration)
+            rollout = await rollout_facts(self.backends, connection, migration)
+        self._looked = rollout.look
+        proof = self._proof(migration, switching=rollout.ready_to_switch)
         return Facts(
             target_registered=True,
             older_transactions_ended=fill.enumerated or ended,
@@ -178,22 +192,57 @@ class Run:
             repaired=0 if proof is not None else None,
             verified=proof,
             cutover_wanted=self.cutover_wanted,
-            soak_over=soak_over,
+            soak_over=rollout.soak_over,
             budget_reached=migration.budget_usd is not None and migration.spent_usd >= migration.budget_usd,
             limit_reached=self.row_limit is not None and self.rows_done >= self.row_limit,
+            steps_left=rollout.steps_left,
+            step_over=rollout.step_over,
+            judging=rollout.judging,
+            judged=rollout.judged,
+            held=rollout.held,
+            breach=rollout.breach,
         )
 
-    def _proof(self, migration: Migration) -> bool | None:
-        """The last verification's verdict. A failed one is tried again, and a cutover wants one of this very run."""
+    def _proof(self, migration: Migration, *, switching: bool) -> bool | None:
+        """The last verification's verdict. A failed one is tried again, and a switch wants one of this very run."""
         if migration.verification is None:
             return None
         passed = bool(migration.verification["passed"])
-        return passed if self._proved or (passed and not self.cutover_wanted) else None
+        return passed if self._proved or (passed and not self.cutover_wanted and not switching) else None
+
+    async def _remember_look(self, migration: Migration) -> None:
+        """For whoever watches; in the journal, whenever a gate's verdict has changed."""
+        if self._looked is None:
+            return
+        kept, verdicts = migration.evidence.get("verdicts", []), self._looked.as_dicts()
+        if kept == verdicts:
+            return
+        before = [(one["gate"], one["outcome"]) for one in kept]
+        async with self.backends.database.owner() as connection, connection.transaction():
+            await records.add_evidence(connection, migration.id, {"verdicts": verdicts})
+            if before == self._looked.outcomes:
+                return
+            await records.journal(connection, migration.id, "gates", facts={"verdicts": verdicts})
+            if ("circuit_breaker", "hold") in set(self._looked.outcomes) - set(before) and before:
+                said = f"the new index of migration {migration.id} fails, and the old one answers for it"
+                await self._alert(connection, migration, "breaker", "circuit_breaker", "error", said)
 
     async def _take(self, migration: Migration, action: Action) -> None:
         match action:
             case Advance(State.SOAKING):
                 await cut_over(self.backends, migration)
+            case Advance(State.COMPLETED):
+                await complete(self.backends, migration)
+            case Advance(State.SHADOWING):
+                await set_share(self.backends, migration, 0)
+            case SetShare(percent):
+                verdicts = self._looked.as_dicts() if self._looked is not None else []
+                await set_share(self.backends, migration, percent, facts={"verdicts": verdicts})
+            case Judge():
+                await self._keep(migration, await judge(self.backends, migration))
+            case RollBack():
+                assert self._looked is not None
+                await withdraw_by_itself(self.backends, migration, self._looked)
             case Advance(to):
                 async with self.backends.database.owner() as connection:
                     await records.transition(connection, migration, to)
@@ -214,7 +263,33 @@ class Run:
             case _:
                 raise TransitionRefused(f"there is no step for {action.kind}")
 
+    async def _keep(self, migration: Migration, evidence: dict[str, object]) -> None:
+        async with self.backends.database.owner() as connection, connection.transaction():
+            await records.add_evidence(connection, migration.id, evidence)
+            await records.journal(connection, migration.id, "evidence", facts=evidence)
+
+    async def _alert(
+        self,
+        connection: catalog.Connection,
+        migration: Migration,
+        source: Source,
+        type: str,
+        severity: Severity,
+        message: str,
+    ) -> None:
+        await raise_alert(
+            connection,
+            collection_id=migration.collection_id,
+            source=source,
+            type=type,
+            severity=severity,
+            message=message,
+        )
+
     async def _register(self, migration: Migration) -> None:
+        at_start = await score_at_start(self.backends, migration)
+        if at_start:
+            await self._keep(migration, at_start)
         declaration = Declaration.from_dict(migration.target)
         embedder = await opened(declaration, self.backends.settings)
 
@@ -285,6 +360,9 @@ class Run:
             await records.set_verification(connection, migration, facts)
             if proof.passed:
                 await catalog.set_index_state(connection, target.id, IndexState.READY)
+            elif migration.driven_by == "service":
+                said = f"migration {migration.id} is not proven: {'; '.join(proof.problems)}"
+                await self._alert(connection, migration, "migration", "verification", "error", said)
         self._proved = True
 
     async def _fail(self, error: ReshelveError) -> None:
@@ -292,23 +370,14 @@ class Run:
         with contextlib.suppress(TransitionRefused):
             async with self.backends.database.owner() as connection:
                 await records.transition(connection, migration, State.FAILED, reason=str(error))
+                said = f"migration {migration.id} failed: {error.message}"
+                await self._alert(connection, migration, "migration", "failed", "error", said)
 
     async def _rest(self, migration: Migration, action: Action) -> Migration:
         """What a run leaves behind: a budget that ran out pauses the migration, with the reason."""
         if isinstance(action, Halt) and migration.state is State.BACKFILLING and "cap" in action.reason:
             async with self.backends.database.owner() as connection:
                 await records.transition(connection, migration, State.PAUSED, reason=action.reason)
-        elif isinstance(action, AwaitCutover | Soak):
+        elif isinstance(action, AwaitCutover | Soak | Hold):
             self.listener(Happening(state=migration.state, doing=action.describe()))
         return await self._load()
-
-
-async def _soak_over(backends: Backends, connection: catalog.Connection, migration: Migration) -> bool:
-    if migration.soaking_since is None:
-        return False
-    cursor = await connection.execute(
-        "SELECT clock_timestamp() - %s >= make_interval(secs => %s)",
-        (migration.soaking_since, backends.settings.migration.soak_hours * 3600),
-    )
-    row = await cursor.fetchone()
-    return bool(row and row[0])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reshelve.backends import Backends
 from reshelve.corpus.chunkers import Chunker
-from reshelve.database import catalog
+from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
 from reshelve.domain.documents import Document
 from reshelve.domain.indexes import Index, IndexState
@@ -79,10 +79,12 @@ class _Volume:
     tokens: int
 
 
-async def make_plan(backends: Backends, declaration: Declaration, embedder: Embedder, *, collection: str) -> Plan:
+async def make_plan(
+    backends: Backends, declaration: Declaration, embedder: Embedder, *, collection: str, tenant: str = ""
+) -> Plan:
     """Raises NotFoundError for a collection that is not there, ModelDimensionConflict for a name of another size."""
     async with backends.database.service() as connection:
-        route = await catalog.get_route(connection, collection)
+        route = await routes.get_route(connection, collection, tenant)
         await catalog.refuse_other_dimension(connection, declaration.model)
         chunkings = await catalog.live_chunkings(connection, route.collection_id)
         serving = route.serving
@@ -96,9 +98,11 @@ async def make_plan(backends: Backends, declaration: Declaration, embedder: Embe
         registered = await catalog.get_model(connection, serving.model_id)
     fresh = volume.rows - volume.reused
     ready = existing is not None and existing.state is IndexState.READY
-    facts = Facts(rows_left=volume.rows)
+    steps = tuple(step.percent for step in backends.settings.rollout.steps)
+    judging = backends.settings.rollout.judged_queries is not None
+    facts = Facts(rows_left=volume.rows, steps_left=steps, judging=judging)
     if ready:
-        facts = Facts(older_transactions_ended=True, ranges_enumerated=True, target_built=built)
+        facts = replace(facts, rows_left=0, older_transactions_ended=True, ranges_enumerated=True, target_built=built)
     return Plan(
         collection=collection,
         changes=changes,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -13,8 +14,10 @@ from psycopg.rows import class_row
 
 from reshelve.crash_points import crash_point
 from reshelve.database.pools import Connection, Database
+from reshelve.database.routes import create_route
 from reshelve.domain.migration import ENGINE_VERSION, TERMINAL, State, allowed
 from reshelve.errors import DatabaseUnavailable, MigrationError, NotFoundError, SchemaError, TransitionRefused
+from reshelve.settings import Step
 
 _TRIES = 6
 
@@ -25,6 +28,7 @@ class Migration:
 
     id: int
     collection_id: int
+    tenant: str
     state: State
     resume_state: str | None
     source_index_id: int
@@ -44,6 +48,10 @@ class Migration:
     changed_at: datetime
     soaking_since: datetime | None
     cleaned_at: datetime | None
+    steps: list[dict[str, float]] | None
+    driven_by: str
+    step_since: datetime | None
+    evidence: dict[str, Any]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", State(self.state))
@@ -52,11 +60,16 @@ class Migration:
     def over(self) -> bool:
         return self.state in TERMINAL
 
+    @property
+    def live_state(self) -> State:
+        """The state, or the one that a paused or failed migration left."""
+        return State(self.resume_state) if self.resume_state is not None else self.state
+
 
 _COLUMNS: LiteralString = (
-    "id, collection_id, state, resume_state, source_index_id, target_index_id, target, plan, engine_version, "
+    "id, collection_id, tenant, state, resume_state, source_index_id, target_index_id, target, plan, engine_version, "
     "budget_usd, max_rate, embedded_rows, reused_rows, embedded_tokens, spent_usd, verification, reason, created_at, "
-    "changed_at, soaking_since, cleaned_at"
+    "changed_at, soaking_since, cleaned_at, steps, driven_by, step_since, evidence"
 )
 
 
@@ -79,12 +92,32 @@ async def get(connection: Connection, migration_id: int) -> Migration:
     return found
 
 
-async def latest(connection: Connection, collection_id: int) -> Migration | None:
-    return await _one(connection, "WHERE collection_id = %s ORDER BY id DESC LIMIT 1", (collection_id,))
+async def latest(connection: Connection, collection_id: int, tenant: str = "") -> Migration | None:
+    return await _one(
+        connection, "WHERE collection_id = %s AND tenant = %s ORDER BY id DESC LIMIT 1", (collection_id, tenant)
+    )
 
 
-async def require_latest(connection: Connection, collection_id: int) -> Migration:
-    found = await latest(connection, collection_id)
+async def listed(connection: Connection, collection_id: int) -> list[int]:
+    """The ids of a collection's migrations, the newest first."""
+    cursor = await connection.execute(
+        "SELECT id FROM migrations WHERE collection_id = %s ORDER BY id DESC", (collection_id,)
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def active_ids(connection: Connection, *, collection_id: int | None = None) -> list[int]:
+    """Migrations that are on their way, of one collection or of all, the oldest first."""
+    cursor = await connection.execute(
+        "SELECT id FROM migrations WHERE state NOT IN ('completed', 'rolled_back') "
+        "AND (%(c)s::integer IS NULL OR collection_id = %(c)s) ORDER BY id",
+        {"c": collection_id},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def require_latest(connection: Connection, collection_id: int, tenant: str = "") -> Migration:
+    found = await latest(connection, collection_id, tenant)
     if found is None:
         raise NotFoundError(
             "there is no migration yet", advice="Change rag.toml, look at reshelve plan, then reshelve apply."
@@ -93,25 +126,71 @@ async def require_latest(connection: Connection, collection_id: int) -> Migratio
 
 
 async def create(
-    connection: Connection, *, collection_id: int, source_index_id: int, target: dict[str, Any], plan: dict[str, Any]
+    connection: Connection,
+    *,
+    collection_id: int,
+    source_index_id: int,
+    target: dict[str, Any],
+    plan: dict[str, Any],
+    tenant: str = "",
+    steps: Sequence[Step] = (),
+    driven_by: str = "person",
 ) -> Migration:
-    """Raises TransitionRefused when the collection has an active migration already."""
+    """Raises TransitionRefused when the collection, or its tenant, has an active migration already."""
     try:
         async with connection.transaction():
             row = await (
                 await connection.execute(
-                    "INSERT INTO migrations (collection_id, source_index_id, target, plan, engine_version) "
-                    "VALUES (%s, %s, %s, %s, %s) RETURNING id",
-                    (collection_id, source_index_id, json.dumps(target), json.dumps(plan), ENGINE_VERSION),
+                    "INSERT INTO migrations (collection_id, tenant, source_index_id, target, plan, engine_version, "
+                    "steps, driven_by) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+                    (
+                        collection_id,
+                        tenant,
+                        source_index_id,
+                        json.dumps(target),
+                        json.dumps(plan),
+                        ENGINE_VERSION,
+                        _as_json(steps),
+                        driven_by,
+                    ),
                 )
             ).fetchone()
             assert row is not None
+            await create_route(connection, collection_id=collection_id, tenant=tenant, index_id=source_index_id)
             await journal(connection, row[0], "planned", after=State.PLANNED)
     except psycopg.errors.UniqueViolation as error:
         raise TransitionRefused(
             "another migration of this collection is active", advice="See reshelve status."
         ) from error
     return await get(connection, row[0])
+
+
+def _as_json(steps: Sequence[Step]) -> str | None:
+    return json.dumps([asdict(step) for step in steps]) if steps else None
+
+
+async def set_steps(connection: Connection, migration: Migration, steps: Sequence[Step]) -> None:
+    """A schedule of one's own for a migration that is on its way; none of it: a person takes the steps."""
+    async with connection.transaction():
+        await connection.execute("UPDATE migrations SET steps = %s WHERE id = %s", (_as_json(steps), migration.id))
+        await journal(connection, migration.id, "schedule", facts={"steps": [asdict(step) for step in steps]})
+
+
+async def set_driver(connection: Connection, migration: Migration, driven_by: str) -> None:
+    await connection.execute("UPDATE migrations SET driven_by = %s WHERE id = %s", (driven_by, migration.id))
+
+
+async def begin_step(connection: Connection, migration: Migration) -> None:
+    """From this transaction on the evidence of the next step is counted: `now()`, as the route's own change says."""
+    await connection.execute("UPDATE migrations SET step_since = now() WHERE id = %s", (migration.id,))
+
+
+async def add_evidence(connection: Connection, migration_id: int, evidence: dict[str, Any]) -> None:
+    """Put these over what is kept of the same names."""
+    await connection.execute(
+        "UPDATE migrations SET evidence = evidence || %s::jsonb WHERE id = %s",
+        (json.dumps(evidence, default=str), migration_id),
+    )
 
 
 async def set_target(connection: Connection, migration: Migration, index_id: int) -> None:
@@ -153,10 +232,11 @@ async def transition(
         cursor = await connection.execute(
             """
             UPDATE migrations SET state = %s, resume_state = %s, reason = %s, changed_at = clock_timestamp(),
+                engine_version = %s,
                 soaking_since = CASE WHEN %s THEN clock_timestamp() ELSE soaking_since END
             WHERE id = %s AND state = %s
             """,
-            (after, remembered, reason, after is State.SOAKING, migration.id, before),
+            (after, remembered, reason, ENGINE_VERSION, after is State.SOAKING, migration.id, before),
         )
         if cursor.rowcount != 1:
             raise TransitionRefused(
@@ -200,6 +280,14 @@ async def set_verification(connection: Connection, migration: Migration, facts: 
             (json.dumps(facts), "; ".join(facts["problems"]) or None, migration.id),
         )
         await journal(connection, migration.id, "verified", facts=facts)
+
+
+async def forget_verification(connection: Connection, migration: Migration) -> None:
+    """Whoever goes on with it makes the proof anew."""
+    await connection.execute(
+        "UPDATE migrations SET verification = NULL, reason = NULL WHERE id = %s AND state = %s",
+        (migration.id, State.VERIFYING),
+    )
 
 
 async def journal(

@@ -8,12 +8,16 @@ from typing import Any
 from psycopg import sql
 
 from reshelve.backends import Backends
-from reshelve.database import catalog
+from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
+from reshelve.domain.migration import State
+from reshelve.domain.routes import BUCKETS
+from reshelve.errors import NotFoundError
 from reshelve.indexing.outbox import lag
 from reshelve.indexing.ranges import progress
 from reshelve.migrations import records
+from reshelve.settings import FLAGS, Settings
 
 _RATE_WINDOW_SECONDS = 30
 
@@ -36,10 +40,17 @@ class IndexStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationStatus:
-    """`rate` is rows a second over the last half minute, `eta_seconds` what is left at that rate."""
+    """`rate` is rows a second over the last half minute, `eta_seconds` what is left at that rate.
+
+    `throttled` is the share of its time that the backfill works while searches are live. `percent` of the users are
+    answered by the new index; `schedule` says how that goes on, and `gates` what the last look at the evidence said.
+    `tenant` is whose searches it is about ("": everybody's without a route of their own).
+    """
 
     id: int
+    tenant: str
     state: str
+    live_state: str
     from_index: int
     to_index: int | None
     from_model: str
@@ -48,6 +59,7 @@ class MigrationStatus:
     rows_done: int
     rate: float
     eta_seconds: float | None
+    throttled: float | None
     embedded_rows: int
     reused_rows: int
     embedded_tokens: int
@@ -55,10 +67,25 @@ class MigrationStatus:
     budget_usd: float | None
     reason: str | None
     verification: dict[str, Any] | None
+    percent: float
+    schedule: list[dict[str, float]]
+    step_since: str | None
+    driven_by: str
+    gates: list[dict[str, Any]]
     soaking_since: str | None
     cleaned: bool
     next_step: str
     journal: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A setting that an environment variable may go over, its value, and where that came from."""
+
+    variable: str
+    setting: str
+    value: bool | float | None
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +95,7 @@ class Status:
     chunks: int
     epoch: int
     indexes: list[IndexStatus]
+    flags: list[Flag]
     migration: MigrationStatus | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,9 +107,9 @@ _NEXT_STEP = {
     "preparing": "reshelve apply goes on with it",
     "backfilling": "reshelve apply goes on with it",
     "building": "reshelve apply goes on with it",
-    "verifying": "reshelve cutover, or reshelve rollback",
-    "shadowing": "reshelve cutover, or reshelve rollback",
-    "rolling_out": "reshelve cutover, or reshelve rollback",
+    "verifying": "reshelve cutover, reshelve rollout PERCENT, or reshelve rollback",
+    "shadowing": "reshelve cutover, reshelve rollout PERCENT, or reshelve rollback",
+    "rolling_out": "reshelve cutover, reshelve rollout PERCENT, or reshelve rollback",
     "soaking": "reshelve rollback takes it back; after the soak, reshelve cleanup",
     "completed": "reshelve cleanup drops the old index",
     "paused": "reshelve resume",
@@ -91,10 +119,10 @@ _NEXT_STEP = {
 }
 
 
-async def read_status(backends: Backends, *, collection: str) -> Status:
+async def read_status(backends: Backends, *, collection: str, tenant: str = "") -> Status:
     """Raises NotFoundError for a collection that is not there."""
     async with backends.database.service() as connection:
-        route = await catalog.get_route(connection, collection)
+        route = await routes.get_route(connection, collection, tenant)
         cursor = await connection.execute(
             "SELECT (SELECT count(*) FROM documents WHERE collection_id = %s), "
             "(SELECT count(*) FROM chunks WHERE chunking_id = %s)",
@@ -106,15 +134,44 @@ async def read_status(backends: Backends, *, collection: str) -> Status:
             await _index_status(backends, connection, index, serving=index.id == route.serving.id)
             for index in await catalog.live_indexes(connection, route.collection_id)
         ]
-        migration = await records.latest(connection, route.collection_id)
+        migration = await records.latest(connection, route.collection_id, tenant)
         return Status(
             collection=collection,
             documents=counts[0],
             chunks=counts[1],
             epoch=route.epoch,
             indexes=indexes,
+            flags=_flags(backends.settings),
             migration=await _migration_status(connection, migration) if migration else None,
         )
+
+
+def _flags(settings: Settings) -> list[Flag]:
+    return [
+        Flag(
+            variable=variable,
+            setting=f"{table}.{key}",
+            value=getattr(getattr(settings, table), key),
+            source=settings.source(f"{table}.{key}"),
+        )
+        for variable, (table, key) in FLAGS.items()
+    ]
+
+
+async def list_migrations(backends: Backends, *, collection: str) -> list[MigrationStatus]:
+    async with backends.database.service() as connection:
+        route = await routes.get_route(connection, collection)
+        found = [await records.get(connection, each) for each in await records.listed(connection, route.collection_id)]
+        return [await _migration_status(connection, migration, with_journal=False) for migration in found]
+
+
+async def read_migration(backends: Backends, migration_id: int, *, collection: str) -> MigrationStatus:
+    async with backends.database.service() as connection:
+        route = await routes.get_route(connection, collection)
+        migration = await records.get(connection, migration_id)
+        if migration.collection_id != route.collection_id:
+            raise NotFoundError(f"no migration {migration_id} of collection {collection!r}")
+        return await _migration_status(connection, migration)
 
 
 async def _index_status(backends: Backends, connection: Connection, index: Index, *, serving: bool) -> IndexStatus:
@@ -136,8 +193,11 @@ async def _index_status(backends: Backends, connection: Connection, index: Index
     )
 
 
-async def _migration_status(connection: Connection, migration: records.Migration) -> MigrationStatus:
+async def _migration_status(
+    connection: Connection, migration: records.Migration, *, with_journal: bool = True
+) -> MigrationStatus:
     source = await catalog.get_index(connection, migration.source_index_id)
+    journal = await records.read_journal(connection, migration.id) if with_journal else []
     done, rate = None, 0.0
     if migration.target_index_id is not None:
         done = await progress(connection, migration.target_index_id)
@@ -145,7 +205,9 @@ async def _migration_status(connection: Connection, migration: records.Migration
     left = done.left if done else 0
     return MigrationStatus(
         id=migration.id,
+        tenant=migration.tenant,
         state=migration.state,
+        live_state=migration.live_state,
         from_index=source.id,
         to_index=migration.target_index_id,
         from_model=source.model.name,
@@ -154,6 +216,7 @@ async def _migration_status(connection: Connection, migration: records.Migration
         rows_done=done.done if done else 0,
         rate=rate,
         eta_seconds=left / rate if rate and left else (0.0 if done and not left else None),
+        throttled=migration.evidence.get("throttle", {}).get("duty"),
         embedded_rows=migration.embedded_rows,
         reused_rows=migration.reused_rows,
         embedded_tokens=migration.embedded_tokens,
@@ -161,13 +224,34 @@ async def _migration_status(connection: Connection, migration: records.Migration
         budget_usd=migration.budget_usd,
         reason=migration.reason,
         verification=migration.verification,
+        percent=await _percent(connection, migration),
+        schedule=migration.steps or [],
+        step_since=migration.step_since.isoformat() if migration.step_since else None,
+        driven_by=migration.driven_by,
+        gates=migration.evidence.get("verdicts", []),
         soaking_since=migration.soaking_since.isoformat() if migration.soaking_since else None,
         cleaned=migration.cleaned_at is not None,
-        next_step=_NEXT_STEP[migration.state] if migration.cleaned_at is None else "nothing: it is cleaned up",
-        journal=[
-            {**entry, "at": entry["at"].isoformat()} for entry in await records.read_journal(connection, migration.id)
-        ],
+        next_step=_next_step(migration),
+        journal=[{**entry, "at": entry["at"].isoformat()} for entry in journal],
     )
+
+
+def _next_step(migration: records.Migration) -> str:
+    if migration.cleaned_at is not None:
+        return "nothing: it is cleaned up"
+    if migration.state is State.VERIFYING and migration.verification and not migration.verification["passed"]:
+        return "mend what the reason names, then reshelve apply, or reshelve rollback"
+    return _NEXT_STEP[migration.state]
+
+
+async def _percent(connection: Connection, migration: records.Migration) -> float:
+    if migration.state is State.COMPLETED:
+        return 100.0
+    route = await routes.own_route(connection, migration.collection_id, migration.tenant)
+    # A route keeps the salt of the migration that last shared it out.
+    if route is None or route.new is None or route.salt != str(migration.id):
+        return 0.0
+    return route.share_now * 100 / BUCKETS
 
 
 async def _rate(connection: Connection, index_id: int) -> float:

@@ -1,42 +1,70 @@
-"""Dense search. The route is read once a request; the query's embedding and the index always belong together."""
+"""Search. The route is read once a request; the query's embedding and the index always belong together.
+
+While two indexes share the traffic, the route says which one answers this unit. A candidate that fails, or is left
+alone by its circuit breaker, is answered for by the index that served before, and the response says so.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import uuid
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import structlog
+
 from reshelve.backends import Backends
-from reshelve.database.catalog import get_index, get_route, live_indexes
+from reshelve.database.catalog import get_index, live_indexes
 from reshelve.database.pools import Connection
-from reshelve.domain.indexes import Index, IndexState, Scope
-from reshelve.errors import InputError, NotFoundError, StoreError
-from reshelve.stores.protocol import Hit
+from reshelve.database.routes import get_route
+from reshelve.domain.indexes import Index, IndexState, Metric, Scope
+from reshelve.domain.interleaving import team_draft
+from reshelve.domain.routes import Arm, Choice, Route, share_of
+from reshelve.errors import DatabaseUnavailable, InputError, NotFoundError, StoreError
+from reshelve.operations.recording import Place
+from reshelve.retrieval.dense import Answer, Result, ask
+from reshelve.retrieval.models import Aggregation, ask_models
+from reshelve.retrieval.shadowing import offer_shadow
+from reshelve.settings import RolloutSettings
 
 MAX_TOP_K = 1000
+_NOT_THE_ARMS_FAULT = (InputError, NotFoundError, DatabaseUnavailable)
+"""The other side would say the same."""
 MAX_QUERY_CHARACTERS = 20_000
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One chunk that was found. `start` and `end` are code points of the document's content."""
+class SearchRequest:
+    """`user` and `session` say who asks: during a rollout the same one is always answered by the same side.
 
-    document_id: str
-    title: str
-    chunk_id: int
-    content: str
-    start: int
-    end: int
-    score: float
-    metadata: dict[str, Any]
-    index: int
-    model: str
+    `models` asks the indexes of these models instead of the route's, and fuses their answers by rank.
+    """
+
+    query: str
+    collection: str
+    top_k: int = 10
+    scope: Scope = field(default_factory=Scope)
+    user: str | None = None
+    session: str | None = None
+    index_id: int | None = None
+    exact: bool = False
+    interleave: bool = False
+    models: tuple[str, ...] = ()
+    aggregation: Aggregation = "union"
+
+    def unit(self, sticky_by: str) -> str | None:
+        return {"user": self.user, "session": self.session, "tenant": self.scope.tenant}[sticky_by] or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResponse:
-    """`query_model` made the query's vector and `model` the index's: the same fingerprint, always."""
+    """`query_model` made the query's vector and `model` the index's: the same, always.
+
+    `arm` is the side that answered; `fell_back` says why the candidate did not, where it should have. An interleaved
+    response has results of both sides, each with its own index and model.
+    """
 
     results: list[Result]
     index: int
@@ -45,6 +73,11 @@ class SearchResponse:
     epoch: int
     embed_ms: float
     search_ms: float
+    search_id: str
+    arm: str
+    fell_back: str | None = None
+    interleaved: bool = False
+    total_ms: float
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,65 +96,212 @@ def check_query(query: str, *, top_k: int) -> None:
         raise InputError(f"top_k is {top_k}; it must be from 1 to {MAX_TOP_K:,}")
 
 
-async def search(
-    backends: Backends,
-    query: str,
-    *,
-    collection: str,
-    top_k: int = 10,
-    scope: Scope | None = None,
-    index_id: int | None = None,
-    exact: bool = False,
-) -> SearchResponse:
+async def search(backends: Backends, request: SearchRequest) -> SearchResponse:
     """Raises InputError for an impossible request, NotFoundError for a collection or index that is not there."""
-    check_query(query, top_k=top_k)
-    try:
-        return await _search_once(
-            backends, query, collection=collection, top_k=top_k, scope=scope, index_id=index_id, exact=exact
-        )
-    except StoreError:
-        # The index was dropped between the route and the search: the route names another by now.
-        if index_id is not None:
-            raise
-        return await _search_once(
-            backends, query, collection=collection, top_k=top_k, scope=scope, index_id=None, exact=exact
-        )
+    check_query(request.query, top_k=request.top_k)
+    with backends.spare_time.searching():
+        try:
+            return await _search_once(backends, request)
+        except StoreError:
+            # The index was dropped between the route and the search: the route names another by now.
+            if request.index_id is not None:
+                raise
+            return await _search_once(backends, request)
 
 
-async def _search_once(
-    backends: Backends,
-    query: str,
-    *,
-    collection: str,
-    top_k: int,
-    scope: Scope | None,
-    index_id: int | None,
-    exact: bool,
-) -> SearchResponse:
-    async with backends.database.service() as connection:
-        route = await get_route(connection, collection)
-        index = route.serving if index_id is None else await _readable(connection, index_id, route.collection_id)
+async def _search_once(backends: Backends, request: SearchRequest) -> SearchResponse:
+    started = time.perf_counter()
+
+    async def look_up(connection: Connection) -> tuple[Route, Index | None]:
+        route = await get_route(connection, request.collection, request.scope.tenant)
         if backends.embedders.look_due():
             live = await live_indexes(connection, route.collection_id)
             backends.embedders.open_ahead(each.model_id for each in live)
-    async with backends.pins.reading(index.id):
-        embedder = await backends.embedders.of(index.model_id)
-        started = time.perf_counter()
-        vector = (await embedder.embed_queries([query])).vectors[0]
-        embedded = time.perf_counter()
-        async with backends.database.service() as connection:
-            store = backends.stores.of(index)
-            hits = await store.search(connection, index, vector, limit=top_k, scope=scope or Scope(), exact=exact)
-            results = await _hydrate(connection, index, hits)
-    return SearchResponse(
-        results=results,
-        index=index.id,
-        model=index.model.name,
-        query_model=embedder.model.name,
-        epoch=route.epoch,
-        embed_ms=(embedded - started) * 1000,
-        search_ms=(time.perf_counter() - embedded) * 1000,
+        if request.index_id is None:
+            return route, None
+        return route, await _readable(connection, request.index_id, route.collection_id)
+
+    route, asked = await backends.database.read(look_up)
+    if request.models:
+        return await _by_models(backends, request, route, started)
+    if asked is not None:
+        answer = await _ask(backends, request, asked)
+        return _response(route, answer, route.arm_of(asked.id), started)
+    if backends.settings.monitoring.query_analytics:
+        backends.recorder.remember_query(route.collection_id, request.scope.tenant or "", request.query)
+    if request.interleave and route.new is not None and share_in_force(backends.settings.rollout) != 0:
+        response = await _interleaved(backends, request, route, route.new, started)
+    else:
+        response = await _routed(backends, request, route, started)
+    if backends.settings.monitoring.performance_logging:
+        _log.info("search", **_times(request, response))
+    return response
+
+
+async def _by_models(backends: Backends, request: SearchRequest, route: Route, started: float) -> SearchResponse:
+    """Not counted among the live searches: the caller chose, not the route."""
+    answers, results = await ask_models(
+        backends,
+        route,
+        request.query,
+        models=request.models,
+        aggregation=request.aggregation,
+        top_k=request.top_k,
+        scope=request.scope,
+        exact=request.exact,
     )
+    first = answers[0]
+    names = ", ".join(answer.index.model.name for answer in answers)
+    whole = replace(
+        first,
+        embed_ms=max(answer.embed_ms for answer in answers),
+        search_ms=max(answer.search_ms for answer in answers),
+    )
+    response = _response(route, whole, route.arm_of(first.index.id), started, results=results)
+    return replace(response, model=names, query_model=names, interleaved=False)
+
+
+def share_in_force(settings: RolloutSettings) -> int | None:
+    """The share that this process's settings put over the route's own; None where they leave it alone."""
+    if not settings.enabled:
+        return 0
+    return None if settings.percentage is None else share_of(settings.percentage)
+
+
+async def _routed(backends: Backends, request: SearchRequest, route: Route, started: float) -> SearchResponse:
+    choice = route.choose(request.unit(route.sticky_by), share=share_in_force(backends.settings.rollout))
+    fell_back: str | None = None
+    answer: Answer | None = None
+    if choice.otherwise is not None:
+        answer, fell_back = await _try_candidate(backends, request, route, choice)
+        if answer is None:
+            choice = Choice(index=choice.otherwise, arm=Arm.SERVING)
+    if answer is None:
+        answer = await _recorded(backends, request, route, choice)
+    offer_shadow(backends, route, answer, arm=choice.arm, query=request.query, top_k=request.top_k, scope=request.scope)
+    return _response(route, answer, choice.arm, started, fell_back=fell_back)
+
+
+async def _try_candidate(
+    backends: Backends, request: SearchRequest, route: Route, choice: Choice
+) -> tuple[Answer | None, str | None]:
+    """The candidate's answer, or the reason why the other index has to give one."""
+    place = Place(route.collection_id, route.tenant, choice.index.id, choice.arm)
+    if not backends.breakers.allows(choice.index.id):
+        backends.recorder.count(place, "fallback")
+        return None, "the candidate's circuit breaker is open"
+    deadline = backends.settings.rollout.candidate_timeout_seconds
+    timeout = asyncio.timeout(deadline)
+    try:
+        async with timeout:
+            answer = await _recorded(backends, request, route, choice)
+    except Exception as error:
+        if isinstance(error, _NOT_THE_ARMS_FAULT):
+            backends.breakers.released(choice.index.id)
+            raise
+        if timeout.expired():
+            backends.recorder.search(place, milliseconds=deadline * 1000, error=True, similarity=None)
+        reason = str(error) or f"no answer within {deadline:g} s"
+        backends.breakers.failed(choice.index.id, reason)
+        backends.recorder.count(place, "fallback")
+        _log.warning("the candidate failed, and the serving index answers", index=choice.index.id, reason=reason)
+        return None, f"the candidate failed: {reason}"
+    except BaseException:
+        backends.breakers.released(choice.index.id)
+        raise
+    backends.breakers.succeeded(choice.index.id)
+    return answer, None
+
+
+async def _recorded(backends: Backends, request: SearchRequest, route: Route, choice: Choice) -> Answer:
+    place = Place(route.collection_id, route.tenant, choice.index.id, choice.arm)
+    began = time.perf_counter()
+
+    def record(answer: Answer | None) -> None:
+        similarity = None
+        if answer is not None and answer.results and choice.index.metric is Metric.COSINE:
+            similarity = answer.results[0].score
+        milliseconds = (time.perf_counter() - began) * 1000
+        backends.recorder.search(place, milliseconds=milliseconds, error=answer is None, similarity=similarity)
+        if answer is not None and answer.cached:
+            backends.recorder.count(place, "cache_hit")
+
+    try:
+        answer = await _ask(backends, request, choice.index)
+    except _NOT_THE_ARMS_FAULT:
+        raise
+    except Exception:
+        record(None)
+        raise
+    record(answer)
+    return answer
+
+
+async def _ask(backends: Backends, request: SearchRequest, index: Index) -> Answer:
+    return await ask(backends, index, request.query, top_k=request.top_k, scope=request.scope, exact=request.exact)
+
+
+async def _interleaved(
+    backends: Backends, request: SearchRequest, route: Route, new: Index, started: float
+) -> SearchResponse:
+    """Both sides' results in one list, drafted in turns; without the candidate's where that fails."""
+    serving = Choice(index=route.old, arm=Arm.SERVING)
+    candidate = Choice(index=new, arm=Arm.CANDIDATE, otherwise=route.old)
+    ours, (theirs, fell_back) = await asyncio.gather(
+        _recorded(backends, request, route, serving), _try_candidate(backends, request, route, candidate)
+    )
+    response = _response(route, ours, Arm.SERVING, started, fell_back=fell_back)
+    if theirs is None:
+        return response
+    drafted = team_draft(
+        {_key(result): result for result in ours.results},
+        {_key(result): result for result in theirs.results},
+        length=request.top_k,
+        seed=response.search_id,
+    )
+    return _response(route, ours, Arm.SERVING, started, results=[result for result, _ in drafted])
+
+
+def _key(result: Result) -> tuple[str, str]:
+    return (result.document_id, result.content)
+
+
+def _response(
+    route: Route,
+    answer: Answer,
+    arm: Arm,
+    started: float,
+    *,
+    fell_back: str | None = None,
+    results: list[Result] | None = None,
+) -> SearchResponse:
+    return SearchResponse(
+        results=answer.results if results is None else results,
+        index=answer.index.id,
+        model=answer.index.model.name,
+        query_model=answer.query_model,
+        epoch=route.epoch,
+        embed_ms=answer.embed_ms,
+        search_ms=answer.search_ms,
+        search_id=str(uuid.uuid4()),
+        arm=arm,
+        fell_back=fell_back,
+        interleaved=results is not None,
+        total_ms=(time.perf_counter() - started) * 1000,
+    )
+
+
+def _times(request: SearchRequest, response: SearchResponse) -> dict[str, Any]:
+    return {
+        "search_id": response.search_id,
+        "collection": request.collection,
+        "index": response.index,
+        "arm": response.arm,
+        "results": len(response.results),
+        "embed_ms": round(response.embed_ms, 2),
+        "search_ms": round(response.search_ms, 2),
+        "total_ms": round(response.total_ms, 2),
+    }
 
 
 async def _readable(connection: Connection, index_id: int, collection_id: int) -> Index:
@@ -129,36 +309,6 @@ async def _readable(connection: Connection, index_id: int, collection_id: int) -
     if index.collection_id != collection_id or index.state is IndexState.DROPPED:
         raise NotFoundError(f"index {index_id} is not one of this collection's", advice="See reshelve status.")
     return index
-
-
-async def _hydrate(connection: Connection, index: Index, hits: Sequence[Hit]) -> list[Result]:
-    """Hits with what they stand for, best first. A chunk that went away a moment ago is left out."""
-    if not hits:
-        return []
-    cursor = await connection.execute(
-        """
-        SELECT c.id, d.external_id, d.title, c.content, c.start_char, c.end_char, d.metadata
-        FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = ANY(%s)
-        """,
-        ([hit.chunk_id for hit in hits],),
-    )
-    rows = {row[0]: row for row in await cursor.fetchall()}
-    return [
-        Result(
-            document_id=row[1],
-            title=row[2],
-            chunk_id=row[0],
-            content=row[3],
-            start=row[4],
-            end=row[5],
-            score=hit.score,
-            metadata=row[6],
-            index=index.id,
-            model=index.model.name,
-        )
-        for hit in hits
-        if (row := rows.get(hit.chunk_id)) is not None
-    ]
 
 
 async def search_documents(
@@ -171,14 +321,17 @@ async def search_documents(
     index_id: int | None = None,
 ) -> list[tuple[str, float]]:
     """The best chunk of each document: (external id, score), best first, at most `documents` of them."""
+    async with backends.database.service() as connection:
+        route = await get_route(connection, collection, tenant)
+        # Asked by its id, so that an evaluation is not counted among the live searches.
+        index = route.serving if index_id is None else await _readable(connection, index_id, route.collection_id)
     wanted = min(documents * 2, MAX_TOP_K)
     while True:
-        response = await search(
-            backends, query, collection=collection, top_k=wanted, scope=Scope(tenant=tenant), index_id=index_id
-        )
+        check_query(query, top_k=wanted)
+        answer = await ask(backends, index, query, top_k=wanted, scope=Scope(tenant=tenant))
         best: dict[str, float] = {}
-        for result in response.results:
+        for result in answer.results:
             best.setdefault(result.document_id, result.score)
-        if len(best) >= documents or len(response.results) < wanted or wanted == MAX_TOP_K:
+        if len(best) >= documents or len(answer.results) < wanted or wanted == MAX_TOP_K:
             return list(best.items())[:documents]
         wanted = min(wanted * 2, MAX_TOP_K)

@@ -7,6 +7,7 @@ from typing import Any, LiteralString
 
 import numpy as np
 import psycopg
+from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from reshelve.crash_points import crash_point
@@ -14,8 +15,8 @@ from reshelve.database import arrays
 from reshelve.domain.indexes import Index, Metric, Scope
 from reshelve.domain.models import Vectors
 from reshelve.errors import StoreError
-from reshelve.stores.protocol import Connection, Entries, Flaw, Hit, refuse_other_space
-from reshelve.stores.scope import LIVING, condition
+from reshelve.stores.protocol import Connection, Entries, Flaw, Hit, Passage, refuse_other_space
+from reshelve.stores.scope import LIVING, PASSAGE, condition
 
 HNSW_MAX_VECTOR_DIMENSION = 2000
 """pgvector builds HNSW on `vector` up to here, and on `halfvec` up to 4,000."""
@@ -151,22 +152,25 @@ class PgvectorStore:
         self, connection: Connection, index: Index, vector: Vectors, *, limit: int, scope: Scope, exact: bool
     ) -> list[Hit]:
         where, values = condition(index, scope)
-        query = sql.SQL("%s::{}").format(sql.SQL(vector_type(index)))
-        operator = sql.SQL(_OPERATOR[index.metric])
         # The planner cannot use the graph for a sum: that makes the search exact.
-        order = sql.SQL("(e.embedding {} {}) + 0" if exact else "e.embedding {} {}").format(operator, query)
-        statement = sql.SQL("SELECT e.chunk_id, e.embedding {} {} FROM {} e {} WHERE {} ORDER BY {} LIMIT %s").format(
-            operator, query, _table(index), LIVING, where, order
+        distance = sql.SQL("(e.embedding {} %b) + 0" if exact else "e.embedding {} %b").format(
+            sql.SQL(_OPERATOR[index.metric])
         )
-        text = vector_text(vector)
+        # Where only the vector differs, one plan is good for all, and is kept. With a limit that it cannot know, the
+        # server always finds it cheaper to plan anew: a small tenant is searched in another way than a large one.
+        most = sql.Placeholder() if values else sql.Literal(limit)
+        statement = sql.SQL(
+            "SELECT e.chunk_id, {} AS distance, {} FROM {} e {} WHERE {} ORDER BY distance LIMIT {}"
+        ).format(distance, PASSAGE, _table(index), LIVING, where, most)
+        parameters = [_parameter(index, vector), *values, *([limit] if values else [])]
         try:
-            cursor = await connection.execute(statement, [text, *values, text, limit])
+            cursor = await connection.execute(statement, parameters)
         except psycopg.errors.UndefinedTable as error:
             raise StoreError(
                 f"Column does not exist: index {index.id} of {index.model.name} was dropped",
                 advice="Search again: the route names the index that serves now.",
             ) from error
-        return [Hit(row[0], _score(index.metric, row[1])) for row in await cursor.fetchall()]
+        return [Hit(row[0], _score(index.metric, row[1]), Passage(*row[2:])) for row in await cursor.fetchall()]
 
     async def flaws(self, connection: Connection, index: Index) -> list[Flaw]:
         kind = vector_type(index)
@@ -216,6 +220,10 @@ class PgvectorStore:
         await connection.execute(sql.SQL("ANALYZE {}").format(_table(index)))
 
 
+def _parameter(index: Index, vector: Vectors) -> Vector | HalfVector:
+    return Vector(vector) if vector_type(index) == "vector" else HalfVector(vector)
+
+
 def _score(metric: Metric, distance: float) -> float:
     match metric:
         case Metric.COSINE:
@@ -228,8 +236,3 @@ def _score(metric: Metric, distance: float) -> float:
 
 def _as_array(value: Any) -> Vectors:
     return np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value, dtype=np.float32)
-
-
-def vector_text(vector: Vectors) -> str:
-    """pgvector's text form; nine significant digits carry a float32 exactly."""
-    return "[" + ",".join(f"{value:.9g}" for value in vector.tolist()) + "]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -28,12 +28,27 @@ class Entries:
     vectors: Vectors
 
 
+class Passage(NamedTuple):
+    """What a chunk stands for: its document's id and title, its text, and where in the document that is."""
+
+    document_id: str
+    title: str
+    content: str
+    start: int
+    end: int
+    metadata: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """`score`: cosine similarity, inner product, or 1 / (1 + distance) for L2. Larger is closer."""
+    """`score`: cosine similarity, inner product, or 1 / (1 + distance) for L2. Larger is closer.
+
+    A store inside PostgreSQL reads the `passage` along, which saves a question.
+    """
 
     chunk_id: int
     score: float
+    passage: Passage | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,23 +8,37 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from reshelve.domain.indexes import Index, Scope
-from reshelve.stores.protocol import Connection
+from reshelve.stores.protocol import Connection, Passage
 
 LIVING = sql.SQL("JOIN chunks c ON c.id = e.chunk_id JOIN documents d ON d.id = c.document_id")
 """Joins entries `e` with what still lives: an entry that outlived its chunk is never shown."""
 
+PASSAGE = sql.SQL("d.external_id, d.title, c.content, c.start_char, c.end_char, d.metadata")
+"""The columns of a `Passage`."""
+
 
 def condition(index: Index, scope: Scope) -> tuple[sql.Composed, list[object]]:
-    """A WHERE clause over `d` and its parameters."""
-    clauses: list[sql.Composable] = [sql.SQL("d.collection_id = %s")]
-    values: list[object] = [index.collection_id]
-    if scope.tenant is not None:
+    """A WHERE clause over `d` and its parameters: what differs from caller to caller."""
+    clauses: list[sql.Composable] = [sql.SQL("d.collection_id = {}").format(sql.Literal(index.collection_id))]
+    values: list[object] = []
+    if scope.tenant == "":
+        clauses.append(sql.SQL("d.tenant = ''"))
+    elif scope.tenant is not None:
         clauses.append(sql.SQL("d.tenant = %s"))
         values.append(scope.tenant)
     if scope.metadata:
         clauses.append(sql.SQL("d.metadata @> %s::jsonb"))
         values.append(json.dumps(scope.metadata))
     return sql.SQL(" AND ").join(clauses), values
+
+
+async def passages(connection: Connection, chunk_ids: Sequence[int]) -> dict[int, Passage]:
+    """What those chunks stand for that are still there."""
+    statement = sql.SQL(
+        "SELECT c.id, {} FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = ANY(%s)"
+    ).format(PASSAGE)
+    cursor = await connection.execute(statement, [list(chunk_ids)])
+    return {row[0]: Passage(*row[1:]) for row in await cursor.fetchall()}
 
 
 async def living(connection: Connection, index: Index, chunk_ids: Sequence[int], scope: Scope) -> set[int]:

@@ -7,121 +7,33 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from reshelve.errors import SettingsError
+from reshelve.settings.sections import Settings
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class DatabaseSettings(_Section):
-    """Where PostgreSQL is. Without a `url`, an embedded server under `directory`.
-
-    `url` is the role that owns the schema. `service_url`, if given, is a login that is a member of `reshelve_service`:
-    searches and writes go through it.
-    """
-
-    url: SecretStr | None = None
-    service_url: SecretStr | None = None
-    directory: str = ".reshelve"
-    pool_size: int = Field(default=8, ge=2, le=200)
-
-
-class HnswSettings(_Section):
-    """An index under `min_rows` rows is searched exactly until a migration builds its graph."""
-
-    min_rows: int = Field(default=10_000, ge=1)
-    m: int = Field(default=16, ge=2, le=100)
-    ef_construction: int = Field(default=64, ge=4, le=1000)
-    ef_search: int = Field(default=100, ge=1, le=1000)
-
-    @model_validator(mode="after")
-    def _graph_is_buildable(self) -> HnswSettings:
-        if self.ef_construction < 2 * self.m:
-            raise ValueError(f"ef_construction must be at least twice m ({2 * self.m})")
-        return self
-
-
-class VectorStorageSettings(_Section):
-    """`mock` keeps the vectors of one process in memory and searches exactly: for development and tests."""
-
-    backend: Literal["pgvector", "mock"] = "pgvector"
-    dimensions: int | None = Field(default=None, ge=1, le=4000)
-    metric: Literal["cosine", "l2", "inner_product"] = "cosine"
-    hnsw: HnswSettings = HnswSettings()
-
-
-class EmbeddingSettings(_Section):
-    """The model that the collection should have, and how to talk to its provider.
-
-    `model` is `minilm-l6-v2`, `hashing-<dimension>`, a directory or Hugging Face name of a BERT-family model in
-    sentence-transformers layout, or, with `provider = "openai"`, whatever the endpoint calls it. `api_key` goes to
-    that endpoint alone; `endpoint_keys` names the keys of others, by base URL, whose models older indexes still use.
-    """
-
-    model: str = "minilm-l6-v2"
-    provider: Literal["auto", "bert", "hashing", "openai"] = "auto"
-    base_url: str | None = None
-    api_key: SecretStr | None = None
-    endpoint_keys: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
-    query_prefix: str | None = None
-    document_prefix: str | None = None
-    price_per_million_tokens: float | None = Field(default=None, ge=0)
-    batch_size: int = Field(default=64, ge=1, le=2048)
-    batch_tokens: int = Field(default=250_000, ge=256)
-    concurrency: int = Field(default=4, ge=1, le=64)
-    timeout_seconds: float = Field(default=30.0, gt=0)
-    max_retries: int = Field(default=6, ge=0, le=50)
-
-
-class ChunkingSettings(_Section):
-    """Sizes in tokens of the model's own tokenizer."""
-
-    strategy: Literal["semantic"] = "semantic"
-    chunk_size: int = Field(default=200, ge=8)
-    max_chunk_size: int = Field(default=250, ge=8)
-    overlap: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> ChunkingSettings:
-        if self.max_chunk_size < self.chunk_size:
-            raise ValueError("max_chunk_size must not be smaller than chunk_size")
-        if self.overlap >= self.chunk_size:
-            raise ValueError("overlap must be smaller than chunk_size")
-        return self
-
-
-class MigrationSettings(_Section):
-    """`soak_hours` keeps the way back open before `completed`; the gates are the least that a verification accepts."""
-
-    soak_hours: float = Field(default=48.0, ge=0)
-    range_rows: int = Field(default=1000, ge=10, le=20_000)
-    workers: int = Field(default=2, ge=1, le=32)
-    lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)
-    sample_rows: int = Field(default=32, ge=1, le=10_000)
-    min_sample_cosine: float = Field(default=0.99, gt=0, le=1)
-    min_ann_recall: float = Field(default=0.95, ge=0, le=1)
-
-
-class Settings(_Section):
-    """The `[rag]` table of `rag.toml`."""
-
-    collection: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
-    database: DatabaseSettings = DatabaseSettings()
-    vector_storage: VectorStorageSettings = VectorStorageSettings()
-    embedding: EmbeddingSettings = EmbeddingSettings()
-    chunking: ChunkingSettings = ChunkingSettings()
-    migration: MigrationSettings = MigrationSettings()
+FLAGS = {
+    "FF_ENABLE_GRADUAL_MIGRATION": ("rollout", "enabled"),
+    "FF_NEW_EMBEDDINGS_PERCENTAGE": ("rollout", "percentage"),
+    "FF_USE_PARALLEL_RAG": ("rollout", "parallel"),
+    "FF_ENABLE_PERFORMANCE_LOGGING": ("monitoring", "performance_logging"),
+    "FF_ENABLE_QUERY_ANALYTICS": ("monitoring", "query_analytics"),
+}
+"""Variables that go over the file."""
+_TEXTS = (
+    ("RESHELVE_DATABASE_URL", "database", "url"),
+    ("ALERT_WEBHOOK_SECRET", "alerts", "webhook_secret"),
+)
+_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
 
 def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     """Read `path`, else the file that `RESHELVE_CONFIG` names, else `./rag.toml` if it is there, else the defaults.
 
-    `RESHELVE_DATABASE_URL` goes over the file's `database.url`. `OPENAI_API_KEY` is used where no `api_key` is given.
+    `RESHELVE_DATABASE_URL`, `ALERT_WEBHOOK_SECRET` and the `FF_…` flags go over the file. `OPENAI_API_KEY` is used
+    where no `api_key` is given.
     A relative `database.directory` is taken from the file's folder. Raises SettingsError.
     """
     named = path if path is not None else os.environ.get("RESHELVE_CONFIG")
@@ -153,21 +65,61 @@ def parse_settings(text: str, *, source: Path) -> Settings:
     if not isinstance(values, dict):
         raise SettingsError(f"{source}, line {_line_of(text, 'rag')}: rag must be a table: [rag]")
     values = cast("dict[str, Any]", values)
-    url = os.environ.get("RESHELVE_DATABASE_URL")
-    database: Any = values.get("database", {})
-    if url and isinstance(database, dict):
-        values = {**values, "database": {**cast("dict[str, Any]", database), "url": url}}
+    values, sources = _overlaid(values, source=source)
     try:
         settings = Settings.model_validate(_secrets_wrapped(values))
     except ValidationError as error:
         raise _explained(error, text, source) from None
-    return _rooted(settings, source.resolve().parent)
+    settings = _rooted(settings, source.resolve().parent)
+    settings.remember_sources(sources)
+    return settings
+
+
+def _overlaid(values: dict[str, Any], *, source: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the environment says goes over the file; and where each setting came from."""
+    sources = {f"{table}.{key}": str(source) for table, content in values.items() for key in _table(content)}
+    overlay: list[tuple[str, str, str, Any]] = []
+    for variable, (table, key) in FLAGS.items():
+        if given := os.environ.get(variable, "").strip():
+            overlay.append((variable, table, key, _flag(variable, given)))
+    for variable, table, key in _TEXTS:
+        if given := os.environ.get(variable):
+            overlay.append((variable, table, key, given))
+    for variable, table, key, value in overlay:
+        content: Any = values.get(table, {})
+        if isinstance(content, dict):  # what else it may be, the validation refuses
+            values = {**values, table: {**cast("dict[str, Any]", content), key: value}}
+            sources[f"{table}.{key}"] = variable
+    return values, sources
+
+
+def _flag(variable: str, given: str) -> bool | float:
+    if FLAGS[variable][1] == "percentage":
+        try:
+            percentage = float(given)
+        except ValueError:
+            percentage = -1.0
+        if not 0 <= percentage <= 100:
+            raise SettingsError(f"{variable} is {given!r}", advice="Give a number from 0 to 100.")
+        return percentage
+    if given.lower() not in _WORDS:
+        raise SettingsError(f"{variable} is {given!r}", advice="Give true or false.")
+    return _WORDS[given.lower()]
+
+
+_SECRETS = (
+    ("database", "url"),
+    ("database", "service_url"),
+    ("embedding", "api_key"),
+    ("alerts", "webhook_secret"),
+    ("alerts", "url_secret"),
+)
 
 
 def _secrets_wrapped(values: dict[str, Any]) -> dict[str, Any]:
     """Strict mode takes no plain string for a secret."""
     wrapped = dict(values)
-    for section, key in (("database", "url"), ("database", "service_url"), ("embedding", "api_key")):
+    for section, key in _SECRETS:
         table = _table(wrapped.get(section))
         if isinstance(table.get(key), str):
             wrapped[section] = {**table, key: SecretStr(table[key])}
@@ -185,7 +137,11 @@ def _table(value: Any) -> dict[str, Any]:
 
 def _rooted(settings: Settings, root: Path) -> Settings:
     directory = str(root / Path(settings.database.directory).expanduser())
-    return settings.model_copy(update={"database": settings.database.model_copy(update={"directory": directory})})
+    update: dict[str, Any] = {"database": settings.database.model_copy(update={"directory": directory})}
+    if settings.rollout.judged_queries is not None:
+        judged = str(root / Path(settings.rollout.judged_queries).expanduser())
+        update["rollout"] = settings.rollout.model_copy(update={"judged_queries": judged})
+    return settings.model_copy(update=update)
 
 
 def _explained(error: ValidationError, text: str, source: Path) -> SettingsError:

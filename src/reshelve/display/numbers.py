@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 
 def count(value: int) -> str:
     return f"{value:,}"
@@ -44,3 +46,22 @@ def probability(value: float) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:g} %"
+
+
+def figure(name: str, value: float | None) -> str:
+    """A live figure by its name: `…_ms`, `…_rate`, a score in 0..1, or a count."""
+    if value is None:
+        return "–"
+    if name.endswith("_ms"):
+        return milliseconds(value)
+    if name.endswith("_rate"):
+        return f"{100 * value:.3g} %"
+    return f"{value:.3f}" if name in ("similarity", "overlap", "rbo") else count(int(value))
+
+
+def limit(name: str, value: float, *, at_most: bool) -> str:
+    return f"{'≤' if at_most else '≥'} {figure(name, value)}"
+
+
+def moment(value: datetime) -> str:
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

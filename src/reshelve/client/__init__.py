@@ -1,0 +1,32 @@
+"""A client of the HTTP service, which needs httpx and nothing else: no server, no database, no model."""
+
+from __future__ import annotations
+
+from reshelve.client.clients import AsyncClient, Client
+from reshelve.client.results import (
+    Cleaned,
+    Found,
+    FoundChunk,
+    IndexStatus,
+    MigrationReport,
+    Model,
+    Page,
+    Refused,
+    StoredDocument,
+    Written,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Cleaned",
+    "Client",
+    "Found",
+    "FoundChunk",
+    "IndexStatus",
+    "MigrationReport",
+    "Model",
+    "Page",
+    "Refused",
+    "StoredDocument",
+    "Written",
+]

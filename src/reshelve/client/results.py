@@ -1,0 +1,168 @@
+"""What the service answers, as plain dataclasses. What a newer service adds is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundChunk:
+    """`start` and `end` are code points of the document's text."""
+
+    document_id: str
+    title: str
+    chunk_id: int
+    content: str
+    start: int
+    end: int
+    score: float
+    metadata: dict[str, Any]
+    index: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Best first. `arm` is the side of a rollout that answered; `fell_back` says why the candidate did not.
+
+    Of a search by several models, what belongs to one index is None.
+    """
+
+    results: list[FoundChunk]
+    index: int | None = None
+    model: str | None = None
+    query_model: str | None = None
+    epoch: int | None = None
+    search_id: str | None = None
+    arm: str | None = None
+    fell_back: str | None = None
+    interleaved: bool = False
+    embed_ms: float | None = None
+    search_ms: float | None = None
+    total_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    line: int | None
+    id: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What became of the documents."""
+
+    added: int
+    updated: int
+    unchanged: int
+    chunks_added: int
+    chunks_removed: int
+    refused_count: int
+    refused: list[Refused]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDocument:
+    """`text` is None in a page. The times are ISO 8601, in UTC."""
+
+    id: str
+    title: str
+    text: str | None
+    metadata: dict[str, Any]
+    format: str
+    characters: int
+    chunks: int
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """`next` is the `after` of the next page; None on the last one."""
+
+    documents: list[StoredDocument]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    model: str
+    provider: str
+    dimension: int
+    fingerprint: str
+    price_per_million_tokens: float
+    indexes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStatus:
+    id: int
+    model: str
+    dimension: int
+    state: str
+    serving: bool
+    entries: int
+    built: bool
+    lag_changes: int
+    lag_seconds: float
+    refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationReport:
+    """`percent` of the users are answered by the new index; `gates` is what the last look at the evidence said."""
+
+    id: int
+    tenant: str
+    state: str
+    from_index: int
+    to_index: int | None
+    from_model: str
+    to_model: str
+    rows: int
+    rows_done: int
+    rate: float
+    eta_seconds: float | None
+    spent_usd: float
+    budget_usd: float | None
+    reason: str | None
+    verification: dict[str, Any] | None
+    percent: float
+    schedule: list[dict[str, Any]]
+    driven_by: str
+    gates: list[dict[str, Any]]
+    cleaned: bool
+    next_step: str
+    journal: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """`dropped` is None where the index was gone already, or serves another purpose."""
+
+    migration: int
+    dropped: int | None
+    rows: int
+
+
+def made_of(kind: type[_T], document: Mapping[str, Any], **inner: Any) -> _T:
+    """The dataclass `kind` from its fields in the document; `inner` goes over them."""
+    known = {each.name for each in fields(kind)}  # pyright: ignore[reportArgumentType]
+    return kind(**{**{name: value for name, value in document.items() if name in known}, **inner})
+
+
+def found(document: Mapping[str, Any]) -> Found:
+    return made_of(Found, document, results=[made_of(FoundChunk, each) for each in document["results"]])
+
+
+def written(document: Mapping[str, Any]) -> Written:
+    return made_of(Written, document, refused=[made_of(Refused, each) for each in document["refused"]])
+
+
+def page(document: Mapping[str, Any]) -> Page:
+    return Page(documents=[made_of(StoredDocument, each) for each in document["documents"]], next=document["next"])

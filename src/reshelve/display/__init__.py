@@ -1,0 +1,1 @@
+"""Numbers and charts for people: the same in tables, reports and pages."""

@@ -1,0 +1,1 @@
+"""What runs the service beside its searches: figures, circuit breakers, alerts, feedback."""

@@ -1,0 +1,114 @@
+"""Searches that name their model, or several: which index a model has, and one list out of several answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from reshelve.backends import Backends
+from reshelve.database.catalog import live_indexes
+from reshelve.database.pools import Connection
+from reshelve.database.routes import get_route
+from reshelve.domain.fusion import reciprocal_rank_fusion
+from reshelve.domain.indexes import Index, IndexState, Scope
+from reshelve.domain.routes import Route
+from reshelve.errors import NoIndexForModel
+from reshelve.retrieval.dense import Answer, Result, ask
+
+Aggregation = Literal["union", "intersection"]
+_WIDER = 3
+"""An intersection looks so many times deeper into each list."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchableModel:
+    """A model that has an index in the collection. `role`: serving, candidate, previous, or standby."""
+
+    model: str
+    provider: str
+    dimension: int
+    index: int
+    role: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def searchable_models(backends: Backends, *, collection: str, tenant: str = "") -> list[SearchableModel]:
+    async with backends.database.service() as connection:
+        route = await get_route(connection, collection, tenant)
+        found = await _ready_indexes(connection, route)
+    return [
+        SearchableModel(
+            model=index.model.name,
+            provider=index.model.provider,
+            dimension=index.dimension,
+            index=index.id,
+            role=_role(route, index),
+        )
+        for index in found
+    ]
+
+
+def _role(route: Route, index: Index) -> str:
+    for name in ("serving", "candidate", "previous"):
+        named: Index | None = getattr(route, name)
+        if named is not None and named.id == index.id:
+            return name
+    return "standby"
+
+
+async def _ready_indexes(connection: Connection, route: Route) -> list[Index]:
+    """The serving one first, then the newest: of two indexes of one model, the first is asked."""
+    live = [each for each in await live_indexes(connection, route.collection_id) if each.state is IndexState.READY]
+    return sorted(live, key=lambda index: (index.id != route.serving.id, -index.id))
+
+
+async def index_of_model(connection: Connection, route: Route, model: str) -> Index:
+    """Raises NoIndexForModel, with what there is."""
+    ready = await _ready_indexes(connection, route)
+    for index in ready:
+        if index.model.name == model:
+            return index
+    raise NoIndexForModel(
+        f"Column does not exist: no index of this collection was made by {model!r}",
+        advice=f"Searchable: {', '.join(dict.fromkeys(index.model.name for index in ready))}. For another one set "
+        "rag.embedding.model, then reshelve apply.",
+    )
+
+
+async def ask_models(
+    backends: Backends,
+    route: Route,
+    query: str,
+    *,
+    models: Sequence[str],
+    aggregation: Aggregation,
+    top_k: int,
+    scope: Scope,
+    exact: bool,
+) -> tuple[list[Answer], list[Result]]:
+    """Each model's own answer, and one list: fused by rank, its scores are the fused ones."""
+    names = list(dict.fromkeys(models))
+    async with backends.database.service() as connection:
+        indexes = [await index_of_model(connection, route, name) for name in names]
+    deep = top_k if len(names) == 1 or aggregation == "union" else top_k * _WIDER
+    answers = await asyncio.gather(
+        *(ask(backends, index, query, top_k=deep, scope=scope, exact=exact) for index in indexes)
+    )
+    if len(answers) == 1:
+        return answers, answers[0].results[:top_k]
+    known: dict[tuple[str, str], Result] = {}
+    for answer in answers:
+        for result in answer.results:
+            known.setdefault(_key(result), result)
+    rankings = [[_key(result) for result in answer.results] for answer in answers]
+    fused = reciprocal_rank_fusion(rankings, in_all=aggregation == "intersection")
+    return answers, [replace(known[key], score=score) for key, score in fused[:top_k]]
+
+
+def _key(result: Result) -> tuple[str, str]:
+    """Two chunkings give the same text chunks of their own."""
+    return (result.document_id, result.content)
