@@ -68,7 +68,7 @@ async def test_both_sides_stand_against_their_thresholds(rolling: Settings) -> N
         checks = {(one["figure"], one["kind"], one["limit"]): one["outcome"] for one in candidate["checks"]}
         assert checks["mean_ms", "target", 800.0] == checks["p95_ms", "target", 1200.0] == "ok"
         assert checks["error_rate", "target", 0.001] == "ok"
-        assert checks["cache_hit_rate", "target", 0.7] == "no data"
+        assert checks["cache_hit_rate", "target", 0.7] in ("ok", "breach")
         assert checks["p95_ms", "gate", 800.0] == checks["error_rate", "gate", 0.001] == "ok"
         assert ("similarity", "target", 0.7) in checks
         assert {one["kind"] for one in serving["checks"]} == {"target"}

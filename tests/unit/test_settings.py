@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,14 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from reshelve.embedders.openai import OPENAI_URL, key_for
 from reshelve.errors import SettingsError
-from reshelve.settings import Settings, load_settings, parse_settings
+from reshelve.settings import FLAGS, Settings, Step, load_settings, parse_schedule, parse_settings
 
 FILE = Path("/somewhere/rag.toml")
 
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("RESHELVE_CONFIG", "RESHELVE_DATABASE_URL", "OPENAI_API_KEY"):
+    for name in ("RESHELVE_CONFIG", "RESHELVE_DATABASE_URL", "OPENAI_API_KEY", "ALERT_WEBHOOK_SECRET", *FLAGS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -77,6 +78,79 @@ def test_the_environment_goes_over_the_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.database.pool_size == 5
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "advice"),
+    [
+        ("FF_NEW_EMBEDDINGS_PERCENTAGE", "half", "Give a number from 0 to 100."),
+        ("FF_NEW_EMBEDDINGS_PERCENTAGE", "101", "Give a number from 0 to 100."),
+        ("FF_NEW_EMBEDDINGS_PERCENTAGE", "nan", "Give a number from 0 to 100."),
+        ("FF_ENABLE_GRADUAL_MIGRATION", "maybe", "Give true or false."),
+        ("FF_USE_PARALLEL_RAG", "2", "Give true or false."),
+        ("FF_ENABLE_PERFORMANCE_LOGGING", "ja", "Give true or false."),
+        ("FF_ENABLE_QUERY_ANALYTICS", "-1", "Give true or false."),
+    ],
+)
+def test_a_wrong_flag_is_refused_with_what_to_write(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, advice: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    refused = refusal("")
+    assert (refused.message, refused.advice) == (f"{variable} is {value!r}", advice)
+
+
+def test_a_flag_goes_over_the_file_and_an_empty_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "[rag.rollout]\npercentage = 25.0\nenabled = false\n[rag.monitoring]\nperformance_logging = true"
+    monkeypatch.setenv("FF_NEW_EMBEDDINGS_PERCENTAGE", " 0 ")
+    monkeypatch.setenv("FF_ENABLE_GRADUAL_MIGRATION", "")
+    monkeypatch.setenv("FF_ENABLE_PERFORMANCE_LOGGING", "FALSE")
+    settings = parse_settings(text, source=FILE)
+    assert (settings.rollout.percentage, settings.rollout.enabled) == (0.0, False)
+    assert settings.monitoring.performance_logging is False
+    assert settings.source("rollout.percentage") == "FF_NEW_EMBEDDINGS_PERCENTAGE"
+    assert settings.source("rollout.enabled") == str(FILE)
+    assert settings.source("rollout.parallel") == "default"
+    # Where a table is no table, that is what is wrong.
+    assert "rag.rollout" in refusal("[rag]\nrollout = 3").message
+
+
+def test_the_schedule_is_read() -> None:
+    hour, day = 3600.0, 86_400.0
+    assert parse_schedule("10%:72h, 25 % : 1.5d,50%:30m,75%:0s, 100%:48h") == (
+        Step(10.0, 72 * hour),
+        Step(25.0, 1.5 * day),
+        Step(50.0, 0.5 * hour),
+        Step(75.0, 0.0),
+        Step(100.0, 48 * hour),
+    )
+    assert parse_schedule("0.0001%:1s,100%:1s")[0].percent == 0.0001
+    assert parse_schedule(" ") == ()
+    settings = parse_settings('[rag.rollout]\nschedule = "50%:1h, 100%:2h"', source=FILE)
+    assert [step.percent for step in settings.rollout.steps] == [50.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("10%", "'10%' is not a step: write a share and how long it is held, like 10%:72h"),
+        ("10:72h, 100%:1h", "'10:72h' is not a step"),
+        ("10%:72, 100%:1h", "'10%:72' is not a step"),
+        ("10%:72w, 100%:1h", "'10%:72w' is not a step"),
+        ("10%:1h,, 100%:1h", "'' is not a step"),
+        ("-10%:1h, 100%:1h", "'-10%:1h' is not a step"),
+        ("33.33333%:1h, 100%:1h", "'33.33333%:1h' is not a step"),
+        ("0%:1h, 100%:1h", "0% does not follow: shares grow, up to 100%"),
+        ("50%:1h, 25%:1h, 100%:1h", "25% does not follow"),
+        ("50%:1h, 50%:1h, 100%:1h", "50% does not follow"),
+        ("110%:1h", "110% does not follow"),
+        ("10%:72h, 90%:1h", "the last step must be 100%"),
+        ("10%:" + "9" * 400 + "d, 100%:1h", "10% cannot be held for longer than ten years"),
+    ],
+)
+def test_a_bad_schedule_is_refused_with_what_is_wrong(schedule: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        parse_schedule(schedule)
+
+
 @pytest.mark.parametrize("place", [place for place in every_setting() if len(place[-1]) > 1], ids=".".join)
 def test_a_misspelt_setting_is_named_with_its_line_and_the_nearest_one(place: tuple[str, ...]) -> None:
     misspelt = place[-1][:-1] + ("x" if place[-1][-1] != "x" else "y")
@@ -112,6 +186,13 @@ def test_a_table_outside_rag_is_refused() -> None:
         ("[rag.vector_storage.hnsw]\nm = 40", "rag.vector_storage.hnsw: ef_construction must be at least twice m (80)"),
         ("[rag.chunking]\nchunk_size = 300", "max_chunk_size must not be smaller than chunk_size"),
         ("[rag.chunking]\noverlap = 200", "overlap must be smaller than chunk_size"),
+        ('[rag.rollout]\nschedule = "10%:1h"', "line 2: rag.rollout.schedule: the last step must be 100%"),
+        (
+            '[rag.rollout]\nsticky_by = "browser"',
+            "rag.rollout.sticky_by: Input should be 'user', 'session' or 'tenant'",
+        ),
+        ("[rag.rollout]\npercentage = 101.0", "rag.rollout.percentage: Input should be less than or equal to 100"),
+        ("[rag.circuit_breaker]\nfailures = 0", "rag.circuit_breaker.failures"),
         ("[rag]\ndatabase = 3", "rag.database"),
         ("rag = 3", "rag"),
         ("[rag", "is not valid TOML"),

@@ -133,8 +133,8 @@ def rollback(context: typer.Context, tenant: OnlyTenantOption = "", as_json: Jso
 def _switched(migration: MigrationStatus, index: int | None, model: str) -> RenderableType:
     from rich.text import Text
 
-    last = migration.journal[-1]
-    took = f"; the switch took {last['facts']['switch_ms']:.1f} ms" if last["event"] == "switched" else ""
+    switches = [entry for entry in migration.journal if entry["event"] == "switched"]
+    took = f"; the switch took {switches[-1]['facts']['switch_ms']:.1f} ms" if switches else ""
     return Text(f"Index {index} ({model}) answers{took}.", "bold green")
 
 

@@ -17,6 +17,7 @@ from reshelve.indexing.outbox import lag
 from reshelve.indexing.ranges import progress
 from reshelve.migrations import records
 from reshelve.migrations.records import Migration
+from reshelve.migrations.rollout import soak_seconds
 from reshelve.operations.figures import read_figures
 
 Answer = Literal["proven", "not proven", "wrong"]
@@ -46,11 +47,11 @@ async def read_checklist(backends: Backends, *, collection: str, tenant: str) ->
             await _all_embedded(connection, migration),
             _verified(migration),
             await _dimension(connection, migration),
-            await _kept_up(connection, migration),
+            await _kept_up(backends, connection, migration),
             *await _live(backends, connection, migration),
             _quality(migration),
             await _stable(connection, backends, migration),
-            _cost(migration),
+            _cost(backends, migration),
             await _old_index(connection, migration),
         ]
 
@@ -92,12 +93,13 @@ async def _dimension(connection: Connection, migration: Migration) -> Check:
     )
 
 
-async def _kept_up(connection: Connection, migration: Migration) -> Check:
+async def _kept_up(backends: Backends, connection: Connection, migration: Migration) -> Check:
     assert migration.target_index_id is not None
     behind = await lag(connection, migration.target_index_id)
+    most = backends.settings.rollout.max_lag_seconds
     return Check(
         what="the new index keeps up with the writes",
-        answer="wrong" if behind.refused else "proven" if behind.seconds < 60 else "not proven",
+        answer="wrong" if behind.refused else "proven" if behind.seconds <= most else "not proven",
         shown_by=f"{behind.changes:,} changes behind, the oldest for {behind.seconds:.0f} s; {behind.refused} refused",
     )
 
@@ -148,7 +150,7 @@ def _quality(migration: Migration) -> Check:
 
 
 async def _stable(connection: Connection, backends: Backends, migration: Migration) -> Check:
-    wanted = backends.settings.migration.soak_hours
+    wanted = soak_seconds(backends.settings, migration) / 3600
     what = f"{wanted:g} hours of stable operation at 100 %"
     if migration.soaking_since is None or migration.state not in (State.SOAKING, State.COMPLETED):
         return Check(what=what, answer="not proven", shown_by=f"the migration is {migration.state}")
@@ -160,10 +162,10 @@ async def _stable(connection: Connection, backends: Backends, migration: Migrati
     return Check(what=what, answer="proven" if hours >= wanted else "not proven", shown_by=f"{hours:.1f} hours so far")
 
 
-def _cost(migration: Migration) -> Check:
-    planned = migration.plan.get("cost_usd")
+def _cost(backends: Backends, migration: Migration) -> Check:
+    planned, ratio = migration.plan.get("cost_usd"), backends.settings.rollout.max_cost_ratio
     shown = f"${migration.spent_usd:.4f} spent, {'no plan' if planned is None else f'${planned:.4f} planned'}"
-    within = planned is not None and migration.spent_usd <= planned * 1.2 + 1e-9
+    within = planned is not None and migration.spent_usd <= planned * ratio + 1e-9
     return Check(what="it cost what was planned", answer="proven" if within else "wrong", shown_by=shown)
 
 

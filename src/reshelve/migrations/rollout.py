@@ -18,6 +18,7 @@ from reshelve.migrations.cutover import change_route, own_route
 from reshelve.migrations.evidence import Look, look
 from reshelve.migrations.records import Migration
 from reshelve.retrieval.search import share_in_force
+from reshelve.settings import Settings
 
 
 async def set_share(
@@ -87,12 +88,11 @@ async def rollout_facts(backends: Backends, connection: Connection, migration: M
     percent = route.share_now * 100 / BUCKETS
     seen = await look(backends, connection, migration)
     hold = _hold_seconds(migration, percent) if percent else settings.shadow_seconds
-    soak = _hold_seconds(migration, 100.0) if migration.steps else backends.settings.migration.soak_hours * 3600
     judged = migration.evidence.get("judged", {}).get("step") == str(migration.step_since)
     return RolloutFacts(
         steps_left=_steps_left(migration, percent),
         step_over=await _passed(connection, migration.step_since, hold),
-        soak_over=await _passed(connection, migration.soaking_since, soak)
+        soak_over=await _passed(connection, migration.soaking_since, soak_seconds(backends.settings, migration))
         # Where the settings keep searches from the new index, the end of the soak would give it all of them.
         and share_in_force(settings) in (None, BUCKETS),
         judging=judging,
@@ -100,6 +100,11 @@ async def rollout_facts(backends: Backends, connection: Connection, migration: M
         held=seen.held,
         look=seen,
     )
+
+
+def soak_seconds(settings: Settings, migration: Migration) -> float:
+    """How long the way back stays open after the switch: as long as the schedule holds 100 %, if there is one."""
+    return _hold_seconds(migration, 100.0) if migration.steps else settings.migration.soak_hours * 3600
 
 
 def _steps_left(migration: Migration, percent_now: float) -> tuple[float, ...]:
