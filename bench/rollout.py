@@ -137,6 +137,7 @@ def _latencies(searches: list[Search], journal: list[dict[str, Any]], began: flo
     calm = _between(searches, began + 5, start)
     filling = _between(searches, at["backfilling"], at["building"])
     building = _between(searches, at["building"], at["verifying"])
+    proving = _between(searches, at["verifying"], at.get("rolling_out", at["verifying"]))
     before, during = percentile(calm, 0.95), percentile(filling, 0.95)
     seconds = at["building"] - at["backfilling"]
     return [
@@ -152,6 +153,13 @@ def _latencies(searches: list[Search], journal: list[dict[str, Any]], began: flo
         Figure(
             name=f"  p95 while the graph is built ({at['verifying'] - at['building']:.0f} s)",
             value=percentile(building, 0.95) if building else 0.0,
+            unit="ms",
+            beside="p95 before",
+            raw=before,
+        ),
+        Figure(
+            name="  p95 while it is verified",
+            value=percentile(proving, 0.95) if proving else 0.0,
             unit="ms",
             beside="p95 before",
             raw=before,

@@ -54,6 +54,12 @@ def test_documents_and_searches(client: reshelve.Client, tmp_path: Path) -> None
     assert (sent.added, sent.refused[0].line) == (1, 2)
     assert client.delete("x") == 1
     assert [each.model for each in client.models()] == ["hashing-64"]
+    assert [(each.model, each.role) for each in client.searchable_models()] == [("hashing-64", "serving")]
+    assert client.embeddings(DOOR["id"])[0].complete
+    assert client.update_embeddings(DOOR["id"], "hashing-64").embedded == 1
+    named = client.search("new", top_k=1, models=["hashing-64"])
+    used = client.feedback(named.search_id, named.results[0].chunk_id, index=named.results[0].index)
+    assert used.search_id == named.search_id
     assert client.collections() == ["default"]
     assert client.indexes()[0].serving is True
     assert client.health()["status"] == "ok"

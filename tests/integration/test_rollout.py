@@ -170,3 +170,24 @@ async def _break(library: reshelve.Library) -> None:
         await connection.execute(
             f"ALTER TABLE reshelve.embeddings_{status.migration.to_index} RENAME COLUMN embedding TO broken"  # type: ignore[arg-type]
         )
+
+
+async def test_a_backfill_category_by_category(settings_of: MakeSettings) -> None:
+    shelves = [
+        {"_id": f"{category}-{number}", "text": f"{category} text {number} " * 20, "category": category}
+        for category in ("pricing", "events")
+        for number in range(30)
+    ]
+    async with reshelve.connect(settings_of('[rag.embedding]\nmodel = "hashing-64"')) as library:
+        await library.ingest(shelves)
+    smaller = "[rag.chunking]\nchunk_size = 16\nmax_chunk_size = 24\n"
+    async with reshelve.connect(settings_of('[rag.embedding]\nmodel = "hashing-128"\n' + smaller)) as library:
+        with pytest.raises(InputError, match="no document has the category 'price'") as refused:
+            await library.apply(category="price")
+        assert "events, pricing" in refused.value.advice
+        assert (await library.apply(category="pricing")).state is State.BACKFILLING
+        embedded = {each.model: each.embedded for each in await library.embeddings("pricing-1")}
+        assert min(embedded.values()) > 0
+        assert {each.model: each.embedded for each in await library.embeddings("events-1")}["hashing-128"] == 0
+        assert (await library.apply()).state is State.VERIFYING
+        assert await assert_indexes_equal_source(library) > 120

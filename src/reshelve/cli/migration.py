@@ -54,12 +54,18 @@ def apply(
     ] = None,
     budget_usd: BudgetOption = None,
     cutover: Annotated[bool, typer.Option("--cutover", help="Switch as soon as it is proven.")] = False,
+    category: Annotated[
+        str | None,
+        typer.Option("--category", metavar="NAME", help="End once the documents with this metadata.category are in."),
+    ] = None,
     tenant: OnlyTenantOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Carry the plan out, or go on with it, up to the proof."""
     if detach and dry_run:
         raise typer.BadParameter("a dry run has nothing to detach", param_hint="--detach")
+    if category is not None and (detach or dry_run or cutover or limit is not None):
+        raise typer.BadParameter("goes with none of --detach, --dry-run, --limit, --cutover", param_hint="--category")
 
     async def work(session: Session) -> Answer:
         if detach:
@@ -78,6 +84,7 @@ def apply(
                         max_rate=max_rate,
                         budget_usd=budget_usd,
                         cutover=cutover,
+                        category=category,
                         tenant=tenant,
                         on_event=listener(progress),
                     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from reshelve.client.clients import AsyncClient, Client
 from reshelve.client.results import (
     Cleaned,
+    EmbeddingsOfModel,
+    Feedback,
     Found,
     FoundChunk,
     IndexStatus,
@@ -12,6 +14,7 @@ from reshelve.client.results import (
     Model,
     Page,
     Refused,
+    SearchableModel,
     StoredDocument,
     Written,
 )
@@ -20,6 +23,8 @@ __all__ = [
     "AsyncClient",
     "Cleaned",
     "Client",
+    "EmbeddingsOfModel",
+    "Feedback",
     "Found",
     "FoundChunk",
     "IndexStatus",
@@ -27,6 +32,7 @@ __all__ = [
     "Model",
     "Page",
     "Refused",
+    "SearchableModel",
     "StoredDocument",
     "Written",
 ]

@@ -11,11 +11,14 @@ from urllib.parse import quote
 
 from reshelve.client.results import (
     Cleaned,
+    EmbeddingsOfModel,
+    Feedback,
     Found,
     IndexStatus,
     MigrationReport,
     Model,
     Page,
+    SearchableModel,
     StoredDocument,
     Written,
     found,
@@ -181,6 +184,63 @@ def models() -> Call[list[Model]]:
         return [made_of(Model, each) for each in answer["models"]]
 
     return _asked("/api/v1/models", read)
+
+
+def searchable_models(*, tenant: str = "", collection: str | None = None) -> Call[list[SearchableModel]]:
+    """The models that a search may name: those that have an index in the collection."""
+
+    def read(answer: _Body) -> list[SearchableModel]:
+        return [made_of(SearchableModel, each) for each in answer["models"]]
+
+    return _asked("/api/v1/models/search", read, tenant=tenant, collection=collection)
+
+
+def embeddings(id: str, *, tenant: str = "", collection: str | None = None) -> Call[list[EmbeddingsOfModel]]:
+    """How many of the document's chunks each index has embedded."""
+
+    def read(answer: _Body) -> list[EmbeddingsOfModel]:
+        return [made_of(EmbeddingsOfModel, each) for each in answer["embeddings"]]
+
+    return _asked(f"{_document(id)}/embeddings", read, tenant=tenant, collection=collection)
+
+
+def update_embeddings(
+    id: str, model: str, *, tenant: str = "", collection: str | None = None, key: str | None = None
+) -> Call[EmbeddingsOfModel]:
+    """Embed the document again, for the index of this model."""
+
+    def read(answer: _Body) -> EmbeddingsOfModel:
+        return made_of(EmbeddingsOfModel, answer)
+
+    place = f"{_document(id)}/embeddings"
+    return _write("PUT", place, read, key=key, model=model, tenant=tenant, collection=collection)
+
+
+def feedback(
+    search_id: str,
+    chunk_id: int,
+    *,
+    index: int,
+    interleaved: bool = False,
+    user: str | None = None,
+    tenant: str = "",
+    collection: str | None = None,
+) -> Call[Feedback]:
+    """This result was used. Said again, it counts once."""
+
+    def read(answer: _Body) -> Feedback:
+        return made_of(Feedback, answer)
+
+    body = _given(
+        search_id=search_id,
+        chunk_id=chunk_id,
+        index=index,
+        interleaved=interleaved,
+        user=user,
+        tenant=tenant,
+        collection=collection,
+    )
+    return _asked("/api/v1/feedback", read, method="POST", body=body)
 
 
 def collections() -> Call[list[str]]:

@@ -27,23 +27,20 @@ class FoundChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Best first. `arm` is the side of a rollout that answered; `fell_back` says why the candidate did not.
-
-    Of a search by several models, what belongs to one index is None.
-    """
+    """Best first. `arm` is the side of a rollout that answered; `fell_back` says why the candidate did not."""
 
     results: list[FoundChunk]
-    index: int | None = None
-    model: str | None = None
-    query_model: str | None = None
-    epoch: int | None = None
-    search_id: str | None = None
-    arm: str | None = None
-    fell_back: str | None = None
-    interleaved: bool = False
-    embed_ms: float | None = None
-    search_ms: float | None = None
-    total_ms: float | None = None
+    index: int
+    model: str
+    query_model: str
+    epoch: int
+    search_id: str
+    arm: str
+    fell_back: str | None
+    interleaved: bool
+    embed_ms: float
+    search_ms: float
+    total_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +94,41 @@ class Model:
     fingerprint: str
     price_per_million_tokens: float
     indexes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchableModel:
+    """`role` is its index's part in the route: serving, candidate, previous, or standby."""
+
+    model: str
+    provider: str
+    dimension: int
+    index: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingsOfModel:
+    """What one index has of a document: `embedded` of its `chunks`."""
+
+    index: int
+    model: str
+    dimension: int
+    state: str
+    chunks: int
+    embedded: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """Result `chunk_id` of search `search_id`, found by index `index`, was used."""
+
+    id: int
+    search_id: str
+    chunk_id: int
+    index: int
+    interleaved: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from reshelve.backends import Backends
 from reshelve.crash_points import crash_point
 from reshelve.database import catalog
 from reshelve.database.pools import Connection
+from reshelve.database.priority import step_back
 from reshelve.domain.indexes import Index, IndexState
 from reshelve.tasks import cancel_and_wait
 
@@ -45,6 +46,7 @@ async def build_index(backends: Backends, index: Index, *, on_build: OnBuild = _
         try:
             while not building.done():
                 await asyncio.wait([building], timeout=_LOOK_SECONDS)
+                await _let_searches_go_first(backends, connection)
                 await _tell(backends, index, on_build)
             await building
         finally:
@@ -59,6 +61,15 @@ async def _only_builder(connection: Connection, index: Index) -> None:
         if row is not None and row[0]:
             return
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _let_searches_go_first(backends: Backends, building: Connection) -> None:
+    """The builder and its helpers, who come as it goes on: together they would take every core."""
+    async with backends.database.owner() as connection:
+        cursor = await connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE %(pid)s IN (pid, leader_pid)", {"pid": building.info.backend_pid}
+        )
+        step_back(building, [row[0] for row in await cursor.fetchall()])
 
 
 async def _tell(backends: Backends, index: Index, on_build: OnBuild) -> None:

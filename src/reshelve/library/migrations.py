@@ -31,14 +31,16 @@ class Migrations(Part):
         max_rate: float | None = None,
         budget_usd: float | None = None,
         cutover: bool = False,
+        category: str | None = None,
         tenant: str = "",
         on_event: Listener | None = None,
     ) -> Migration:
         """Start the migration that the settings ask for, or go on with the active one, up to the proof.
 
         `limit` ends this run after so many rows, `max_rate` is rows a second, `budget_usd` pauses the migration before
-        its spend gets over it. With `cutover` the switch follows the proof. Raises NothingToDo, or TransitionRefused
-        when the settings ask for something else than the active migration does.
+        its spend gets over it. With `cutover` the switch follows the proof. `category` ends this run once the documents
+        with that `metadata.category` are in. Raises NothingToDo, or TransitionRefused when the settings ask for
+        something else than the active migration does.
         """
         from reshelve.migrations import steering
 
@@ -48,6 +50,7 @@ class Migrations(Part):
             max_rate=max_rate,
             budget_usd=budget_usd,
             cutover=cutover,
+            category=category,
             tenant=tenant,
             on_event=on_event,
         )

@@ -12,11 +12,12 @@ from reshelve.database import catalog, routes
 from reshelve.domain.migration import Action, Advance, AwaitCutover, Soak, State
 from reshelve.errors import DatabaseUnavailable, GateHeld, InputError, NothingToDo, TransitionRefused
 from reshelve.migrations import records
+from reshelve.migrations.category import fill_category
 from reshelve.migrations.cleanup import Cleaned, clean_up
 from reshelve.migrations.control import Control
 from reshelve.migrations.cutover import complete
 from reshelve.migrations.declaration import Declaration, declared
-from reshelve.migrations.engine import Listener, Run
+from reshelve.migrations.engine import Happening, Listener, Run
 from reshelve.migrations.evidence import look
 from reshelve.migrations.plan import Plan, make_plan
 from reshelve.migrations.records import Migration
@@ -43,6 +44,7 @@ async def apply(
     max_rate: float | None,
     budget_usd: float | None,
     cutover: bool,
+    category: str | None = None,
     tenant: str = "",
     on_event: Listener | None,
 ) -> Migration:
@@ -51,7 +53,30 @@ async def apply(
     await _set_limits(backends, migration, budget_usd=budget_usd, max_rate=max_rate)
     if migration.state in (State.PAUSED, State.FAILED):
         await _resume(backends, migration)
+    if category is not None:
+        return await _apply_category(backends, migration, category, on_event=on_event)
     return await _run(backends, migration, limit=limit, cutover=cutover, on_event=on_event)
+
+
+async def _apply_category(
+    backends: Backends, migration: Migration, category: str, *, on_event: Listener | None
+) -> Migration:
+    """Up to the backfill, and of that the documents of one category."""
+    now = await _run(backends, migration, limit=0, on_event=on_event)
+    if now.state is not State.BACKFILLING or now.target_index_id is None:
+        return now
+    async with backends.database.owner() as connection:
+        target = await catalog.get_index(connection, now.target_index_id)
+
+    def tell(done: int, total: int) -> None:
+        if on_event is not None:
+            on_event(Happening(state=State.BACKFILLING, doing="backfill", rows=done, of_rows=total))
+
+    documents = await fill_category(backends, target, category, on_progress=tell)
+    async with backends.database.owner() as connection:
+        facts = {"category": category, "documents": documents}
+        await records.journal(connection, now.id, "category filled", facts=facts)
+        return await records.get(connection, now.id)
 
 
 async def start(
