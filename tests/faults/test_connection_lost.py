@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import SecretStr
 
 import reshelve
 from reshelve.domain.migration import State
 from reshelve.settings import load_settings
 from tests.faults.conftest import Outsider, Scene
 from tests.support.oracle import assert_indexes_equal_source
-from tests.support.proxy import Proxy, proxied
+from tests.support.proxy import Proxy, wired
 from tests.support.writers import writing
 
 
@@ -31,17 +26,9 @@ class Wire:
 
 
 @pytest.fixture
-async def wire(scene: Scene, database_urls: tuple[str, str]) -> AsyncGenerator[Wire]:
-    # Short, because the address of a Unix socket has room for 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="proxy"))
-    settings = load_settings(scene.target)
-    owner, service = (SecretStr(make_conninfo(url, host=str(folder))) for url in database_urls)
-    table = settings.database.model_copy(update={"url": owner, "service_url": service})
-    settings = settings.model_copy(update={"database": table})
-    server = Path(str(conninfo_to_dict(database_urls[0])["host"]))
-    async with proxied(server, folder) as proxy, reshelve.connect(settings) as library:
+async def wire(scene: Scene) -> AsyncGenerator[Wire]:
+    async with wired(load_settings(scene.target)) as (proxy, settings), reshelve.connect(settings) as library:
         yield Wire(library, proxy)
-    shutil.rmtree(folder)
 
 
 async def _roads(owner: Outsider) -> list[str]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
+
+from reshelve.settings import Settings
 
 SOCKET = ".s.PGSQL.5432"
 _COMMIT = b"COMMIT\0"
@@ -103,3 +109,20 @@ async def proxied(server: Path, folder: Path) -> AsyncGenerator[Proxy]:
         proxy.cut_all()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(listener.wait_closed(), 2)
+
+
+@asynccontextmanager
+async def wired(settings: Settings) -> AsyncGenerator[tuple[Proxy, Settings]]:
+    """A proxy before the server of these settings, and the settings that go through it."""
+    table = settings.database
+    assert table.url is not None
+    assert table.service_url is not None
+    server = Path(str(conninfo_to_dict(table.url.get_secret_value())["host"]))
+    # Short, because the address of a Unix socket has room for 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="proxy") as folder:
+        owner, service = (
+            SecretStr(make_conninfo(url.get_secret_value(), host=folder)) for url in (table.url, table.service_url)
+        )
+        through = table.model_copy(update={"url": owner, "service_url": service})
+        async with proxied(server, Path(folder)) as proxy:
+            yield proxy, settings.model_copy(update={"database": through})

@@ -204,7 +204,10 @@ def test_noise_of_a_day_takes_no_good_candidate_back(seed: int) -> None:
 
 def test_freshness_and_verification() -> None:
     assert of("freshness", replace(GOOD, lag_seconds=60)).outcome is PASS
-    assert of("freshness", replace(GOOD, lag_seconds=61)).outcome is FAIL
+    assert of("freshness", replace(GOOD, lag_seconds=61)).outcome is HOLD
+    assert of("freshness", replace(GOOD, lag_seconds=61, lag_before_seconds=60)).outcome is HOLD
+    assert of("freshness", replace(GOOD, lag_seconds=61, lag_before_seconds=61)).outcome is FAIL
+    assert of("freshness", replace(GOOD, lag_seconds=60, lag_before_seconds=61)).outcome is PASS
     assert of("verification", replace(GOOD, verified=False)).outcome is FAIL
     assert of("verification", replace(GOOD, triggers_present=False)).outcome is HOLD
     assert of("verification", replace(GOOD, triggers_present=False, verified=False)).outcome is HOLD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from reshelve.migrations.status import MigrationStatus
 
 _PLACES_TO_STOP = {AwaitCutover().describe(), Soak().describe()}
+_NICENESS = 5
 GO_ON = "Nothing is lost: `reshelve apply` goes on from here."
 
 
@@ -77,6 +79,7 @@ def apply(
         async with session.library(worker=not dry_run) as library:
             if dry_run:
                 return await _dry_run(library, cutover=cutover, tenant=tenant)
+            let_searches_go_first()
             with session.progress() as progress:
                 try:
                     await library.apply(
@@ -103,6 +106,11 @@ async def _dry_run(library: Library, *, cutover: bool, tenant: str) -> Answer:
         document={"dry_run": True, "actions": actions_document(actions)},
         lines=["Would be done, in this order:", *action_lines(actions)],
     )
+
+
+def let_searches_go_first() -> None:
+    """This process only migrates. Not before the library is open: a server that it starts would step back too."""
+    os.nice(_NICENESS)
 
 
 def _nothing_to_do() -> Answer:

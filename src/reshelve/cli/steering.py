@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reshelve.cli.migration import GO_ON, listener, migration_answer
+from reshelve.cli.migration import GO_ON, let_searches_go_first, listener, migration_answer
 from reshelve.cli.options import BudgetOption, IndexOption, JsonOption, OnlyTenantOption
 from reshelve.cli.session import HELD, OK, Answer, Session, perform
 from reshelve.cli.status_view import proof_lines
@@ -47,6 +47,7 @@ def resume(
     async def work(session: Session) -> Answer:
         async with session.library(worker=True) as library:
             with session.progress() as progress:
+                let_searches_go_first()
                 await library.resume(budget_usd=budget_usd, tenant=tenant, on_event=listener(progress))
             return await migration_answer(library, tenant=tenant)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -46,6 +47,8 @@ class Database:
         self._options = f"{_OPTIONS} -c search_path={SCHEMA},{vector_schema} -c hnsw.ef_search={ef_search}"
         self._owner = self._pool(owner, size=4)
         self._service = self._pool(service, size=pool_size)
+        self._away = False
+        self._back_at = float("-inf")
 
     def _pool(self, address: str, *, size: int) -> AsyncConnectionPool[Connection]:
         pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -57,10 +60,21 @@ class Database:
             max_idle=60,
             kwargs={"autocommit": True, "options": self._options},
             configure=_configure,
-            check=_check,
+            check=self._check,
         )
         pool._pool = _LastUsedFirst()  # pyright: ignore[reportPrivateUsage]
         return pool
+
+    async def _check(self, connection: Connection) -> None:
+        """Nothing comes on an idle connection, but for its end: a lost server is seen without a round trip."""
+        looker = select.poll()
+        looker.register(connection.fileno(), select.POLLIN)
+        if looker.poll(0):
+            try:
+                await AsyncConnectionPool.check_connection(connection)
+            except psycopg.OperationalError:
+                self._away = True
+                raise
 
     @property
     def service_pool_size(self) -> int:
@@ -92,11 +106,20 @@ class Database:
         for tries_left in reversed(range(_READ_TRIES)):
             async with self.service() as connection:
                 try:
-                    return await act(connection)
+                    found = await act(connection)
                 except psycopg.OperationalError:
+                    self._away = self._away or connection.closed
                     if not tries_left or not connection.closed:
                         raise
+                else:
+                    if self._away:
+                        self._away, self._back_at = False, time.monotonic()
+                    return found
         raise AssertionError("the last try returns or raises")
+
+    def was_away(self, *, since: float) -> bool:
+        """Reads have met lost connections since then (`time.monotonic()`): what was slow may have waited for them."""
+        return self._away or self._back_at >= since
 
     @asynccontextmanager
     async def owner(self) -> AsyncGenerator[Connection]:
@@ -109,6 +132,7 @@ class Database:
         try:
             return await psycopg.AsyncConnection.connect(self.owner_address, autocommit=True, options=self._options)
         except psycopg.OperationalError as error:
+            self._away = True
             raise DatabaseUnavailable(f"the database does not answer: {error}") from error
 
     @asynccontextmanager
@@ -125,14 +149,6 @@ class Database:
 async def _configure(connection: Connection) -> None:
     await register_vector_async(connection)
     register_arrays(connection)
-
-
-async def _check(connection: Connection) -> None:
-    """Nothing comes on an idle connection, but for its end: a server that went away is seen without a round trip."""
-    looker = select.poll()
-    looker.register(connection.fileno(), select.POLLIN)
-    if looker.poll(0):
-        await AsyncConnectionPool.check_connection(connection)
 
 
 @asynccontextmanager

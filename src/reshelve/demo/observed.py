@@ -91,6 +91,11 @@ class Observed:
             mixed=sum(event["mixed"] for event in seen),
         )
 
+    def answered_by(self, model: str, *, since: float) -> tuple[int, int]:
+        """Of the searches that ended since that instant of the monotonic clock: by this model, and in all."""
+        models = [event["model"] for event in self._of("search") if not event["failed"] and event["at"] >= since]
+        return models.count(model), len(models)
+
     def writes(self) -> Writes:
         """A write counts as lost when it was not found at once; a document that the last look misses, too."""
         made, checked = self._of("write"), self._of("checked")

@@ -36,6 +36,8 @@ FROM_MODEL = "hashing-512"
 TO_MODEL = "minilm-l6-v2"
 DATA = Path(__file__).parent / "data"
 _CALM_SECONDS = 4.0
+_SHARES = (10, 50)
+"""Percent of the users, on the second way to the new model."""
 _COMPARED = ("nDCG@10", "R@100")
 
 OnStep = Callable[[str, str], None]
@@ -134,6 +136,8 @@ async def _moved(stage: _Stage, observed: Observed) -> DemoFacts:
         async with stage.step("apply again") as note:
             again = await library.apply()
             note.append(f"{again.embedded_rows:,} rows embedded, {again.reused_rows:,} reused; verified again")
+        for percent in _SHARES:
+            await _roll_out(stage, library, observed, percent)
         second = await _switch(stage, library, "second cutover", TO_MODEL, already=again.embedded_rows)
         ended = time.monotonic()
         async with stage.step("serve on") as note:
@@ -220,6 +224,16 @@ def _verification(proof: dict[str, Any]) -> Verification:
         sample_cosine=proof["sample_cosine"],
         ann_recall=proof["ann_recall"],
     )
+
+
+async def _roll_out(stage: _Stage, library: reshelve.Library, observed: Observed, percent: int) -> None:
+    """The same users stay on the new model, and others join them."""
+    async with stage.step(f"rollout {percent} %") as note:
+        await library.rollout(percent)
+        began = time.monotonic()
+        await asyncio.sleep(_CALM_SECONDS)
+        new, searches = observed.answered_by(TO_MODEL, since=began)
+        note.append(f"{new} of {searches} searches answered by {TO_MODEL}, the others by {FROM_MODEL}")
 
 
 async def _switch(

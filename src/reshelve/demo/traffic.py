@@ -24,6 +24,7 @@ from reshelve.errors import ReshelveError
 from reshelve.evaluation.judged import load_judged_directory
 
 READERS = 2
+USERS = 200
 _PAUSE_BETWEEN_SEARCHES_SECONDS = 0.05
 _PAUSE_BETWEEN_WRITES_SECONDS = 0.15
 _QUERY_CHARACTERS = 400
@@ -59,7 +60,8 @@ class Traffic:
             started = time.monotonic()
             event: dict[str, Any] = {"event": "search", "failed": False}
             try:
-                found = await self.library.search(chance.choice(self.queries), top_k=10)
+                user = f"user-{chance.randrange(USERS)}"
+                found = await self.library.search(chance.choice(self.queries), top_k=10, user=user)
                 models = {found.model, *(result.model for result in found.results)}
                 event |= {"mixed": models != {found.query_model}, "empty": not found.results, "model": found.model}
             except ReshelveError as error:

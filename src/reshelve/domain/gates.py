@@ -85,12 +85,16 @@ class JudgedEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """`candidate` is since the step began, `recent` the last minute of it, `serving` beside it or shortly before."""
+    """`candidate` is since the step began, `recent` the last minute of it, `serving` beside it or shortly before.
+
+    `lag_before_seconds` is the lag at the look before this one.
+    """
 
     candidate: ArmFigures
     recent: ArmFigures
     serving: ArmFigures
     lag_seconds: float | None = None
+    lag_before_seconds: float | None = None
     verified: bool | None = None
     triggers_present: bool | None = None
     breaker_open: bool | None = None
@@ -185,10 +189,14 @@ def _latency_ratio(evidence: Evidence, limits: Limits) -> Verdict:
 
 
 def _lag(evidence: Evidence, limits: Limits) -> Verdict:
+    """Fails when seen twice: whatever waits has grown old at once where the clock jumped, or the server was away."""
     lag, limit = evidence.lag_seconds, limits.max_lag_seconds
     if lag is None or not math.isfinite(lag):
         return _safe("freshness", Outcome.HOLD, "it is not known how far the candidate lags behind", lag, limit)
-    outcome = Outcome.PASS if lag <= limit else Outcome.FAIL
+    before = evidence.lag_before_seconds
+    outcome = Outcome.PASS if lag <= limit else Outcome.HOLD
+    if outcome is Outcome.HOLD and before is not None and before > limit:
+        outcome = Outcome.FAIL
     return _safe("freshness", outcome, f"the candidate lags {lag:,.1f} s behind; at most {limit:g} s", lag, limit)
 
 

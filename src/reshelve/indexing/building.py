@@ -45,8 +45,8 @@ async def build_index(backends: Backends, index: Index, *, on_build: OnBuild = _
         building = asyncio.create_task(backends.stores.of(index).build(connection, index))
         try:
             while not building.done():
-                await asyncio.wait([building], timeout=_LOOK_SECONDS)
                 await _let_searches_go_first(backends, connection)
+                await asyncio.wait([building], timeout=_LOOK_SECONDS)
                 await _tell(backends, index, on_build)
             await building
         finally:

@@ -15,7 +15,15 @@ from reshelve.database.catalog import get_model, live_indexes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
 from reshelve.embedders.canary import canary, check_canary
-from reshelve.errors import EmbeddingError, EmbeddingInvalid, EmbeddingRefused, LeaseLost, ModelError, ReshelveError
+from reshelve.errors import (
+    DatabaseUnavailable,
+    EmbeddingError,
+    EmbeddingInvalid,
+    EmbeddingRefused,
+    LeaseLost,
+    ModelError,
+    ReshelveError,
+)
 from reshelve.indexing.comparing import sweep_orphans
 from reshelve.indexing.leases import QueueItem, QueueLease, acknowledge_queue, claim_queue, held, taken
 from reshelve.indexing.outbox import dispatch
@@ -201,7 +209,7 @@ class Feeder:
             except (ReshelveError, psycopg.Error) as error:
                 failures += 1
                 _log.warning("feeding failed, and is tried again", index=index.id, error=str(error), times=failures)
-                await asyncio.sleep(min(0.2 * 2**failures, 30))
+                await asyncio.sleep(min(0.2 * 2**failures, 1 if isinstance(error, DatabaseUnavailable) else 30))
                 continue
             if not worked:
                 event = self._wake[index.id]

@@ -17,6 +17,8 @@ from reshelve.domain.indexes import Index
 from reshelve.errors import LeaseLost, ReshelveError
 from reshelve.tasks import cancel_and_wait
 
+_TOO_FAR = 2
+"""A lease that ends later than so many of its lengths from now was given before the clock was put back: it is over."""
 LeasedTable = Literal["index_queue", "backfill_ranges"]
 
 
@@ -56,7 +58,9 @@ async def claim_queue(connection: Connection, index: Index, *, limit: int, secon
             """
             WITH lease AS (SELECT nextval('leases') AS epoch), picked AS (
                 SELECT id FROM index_queue
-                WHERE index_id = %(index)s AND refusal IS NULL AND (leased_until IS NULL OR leased_until < now())
+                WHERE index_id = %(index)s AND refusal IS NULL
+                  AND (leased_until IS NULL
+                       OR leased_until NOT BETWEEN now() AND now() + make_interval(secs => %(far)s))
                 ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
             )
             UPDATE index_queue q
@@ -64,7 +68,7 @@ async def claim_queue(connection: Connection, index: Index, *, limit: int, secon
             FROM picked, lease WHERE q.id = picked.id
             RETURNING lease.epoch, q.id, q.chunk_id, q.kind, q.attempts
             """,
-            {"index": index.id, "limit": limit, "seconds": seconds},
+            {"index": index.id, "limit": limit, "seconds": seconds, "far": seconds * _TOO_FAR},
         )
         rows = await cursor.fetchall()
         crash_point("claim.before_commit")
@@ -84,12 +88,13 @@ async def claim_range(
             SET lease = nextval('leases'), leased_until = now() + make_interval(secs => %s), attempts = attempts + 1
             WHERE id = (
                 SELECT id FROM backfill_ranges
-                WHERE index_id = %s AND done_at IS NULL AND (leased_until IS NULL OR leased_until < now())
+                WHERE index_id = %s AND done_at IS NULL
+                  AND (leased_until IS NULL OR leased_until NOT BETWEEN now() AND now() + make_interval(secs => %s))
                 ORDER BY kind DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
             )
             RETURNING lease, id, kind, lo, hi, rows, attempts
             """,
-            (seconds, index.id),
+            (seconds, index.id, seconds * _TOO_FAR),
         )
         row = await cursor.fetchone()
         if row is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 from psycopg import sql
 
 from reshelve.backends import Backends
-from reshelve.database.catalog import live_indexes
+from reshelve.database.catalog import get_index, live_indexes
 from reshelve.database.pools import Connection
-from reshelve.domain.indexes import Index
+from reshelve.domain.indexes import Index, IndexState
 from reshelve.errors import NotFoundError
 from reshelve.indexing.spending import account
 from reshelve.indexing.vectors import ChunkText, Prepared
@@ -100,23 +101,33 @@ async def refresh_document(
 ) -> DocumentEmbeddings:
     """Embed the document's chunks again for this index, whatever it holds of them, and put the new vectors in.
 
-    In a store that takes part in the transaction nobody sees the document without its entries.
+    In a store that takes part in the transaction nobody sees the document without its entries. The index is not dropped
+    meanwhile.
     """
-    async with backends.database.service() as connection:
-        document = await _document(connection, external_id, collection_id=collection_id, tenant=tenant)
-        cursor = await connection.execute(
-            "SELECT id, content_hash, content FROM chunks WHERE document_id = %s AND chunking_id = %s ORDER BY id",
-            (document, index.chunking_id),
-        )
-        chunks = [ChunkText(*row) for row in await cursor.fetchall()]
-    if chunks:
-        embedder = await backends.embedders.of(index.model_id)
-        answer = await embedder.embed_documents([chunk.content for chunk in chunks])
-        entries = Entries(
-            np.array([chunk.id for chunk in chunks], dtype=np.int64),
-            [chunk.content_hash for chunk in chunks],
-            answer.vectors,
-        )
-        await _replace(backends, index, entries, tokens=answer.tokens)
-    async with backends.database.service() as connection:
-        return await _embeddings(backends, connection, index, document)
+    async with backends.pins.reading(index.id):
+        async with backends.database.service() as connection:
+            document = await _document(connection, external_id, collection_id=collection_id, tenant=tenant)
+            if (await get_index(connection, index.id)).state is IndexState.DROPPED:
+                raise NotFoundError(
+                    f"index {index.id} of {index.model.name} was dropped", advice="See reshelve status."
+                )
+            cursor = await connection.execute(
+                "SELECT id, content_hash, content FROM chunks WHERE document_id = %s AND chunking_id = %s ORDER BY id",
+                (document, index.chunking_id),
+            )
+            chunks = [ChunkText(*row) for row in await cursor.fetchall()]
+        if chunks:
+            await _embed_anew(backends, index, chunks)
+        async with backends.database.service() as connection:
+            return await _embeddings(backends, connection, index, document)
+
+
+async def _embed_anew(backends: Backends, index: Index, chunks: Sequence[ChunkText]) -> None:
+    embedder = await backends.embedders.of(index.model_id)
+    answer = await embedder.embed_documents([chunk.content for chunk in chunks])
+    entries = Entries(
+        np.array([chunk.id for chunk in chunks], dtype=np.int64),
+        [chunk.content_hash for chunk in chunks],
+        answer.vectors,
+    )
+    await _replace(backends, index, entries, tokens=answer.tokens)

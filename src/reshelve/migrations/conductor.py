@@ -15,7 +15,7 @@ import structlog
 from reshelve.backends import Backends
 from reshelve.database import catalog
 from reshelve.domain.migration import LIVE, State
-from reshelve.errors import ReshelveError, TransitionRefused
+from reshelve.errors import ReshelveError, SchemaError, TransitionRefused
 from reshelve.migrations import records
 from reshelve.migrations.engine import Run
 from reshelve.migrations.records import Migration
@@ -31,6 +31,7 @@ class Conductor:
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
         self._runs: dict[int, asyncio.Task[None]] = {}
+        self._not_ours: set[int] = set()
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -54,15 +55,26 @@ class Conductor:
     async def _look(self) -> None:
         for migration_id in [known for known, task in self._runs.items() if task.done()]:
             del self._runs[migration_id]
-        async with self._backends.database.owner() as connection:
-            found = [await records.get(connection, each) for each in await records.active_ids(connection)]
-        for migration in found:
+        for migration in await self._active():
             if not _is_ours(migration):
                 continue
             if migration.id not in self._runs:
                 self._runs[migration.id] = asyncio.create_task(self._drive(migration))
             else:
                 await self._guard(migration)
+
+    async def _active(self) -> list[Migration]:
+        """Those that this program can read: one that a newer program wrote is left to that, and the others go on."""
+        found: list[Migration] = []
+        async with self._backends.database.owner() as connection:
+            for migration_id in await records.active_ids(connection):
+                try:
+                    found.append(await records.get(connection, migration_id))
+                except SchemaError as error:
+                    if migration_id not in self._not_ours:
+                        self._not_ours.add(migration_id)
+                        _log.warning("a migration is left alone", migration=migration_id, reason=error.message)
+        return found
 
     async def _drive(self, migration: Migration) -> None:
         try:

@@ -77,8 +77,8 @@ async def _switch(
         started = time.perf_counter()
         async with connection.transaction():
             await records.transition(connection, migration, after)
+            await records.begin_step(connection, migration, after)
             switched = await change_route(connection, migration, change)
-            await records.begin_step(connection, migration)
             if after is State.ROLLED_BACK:
                 await routes.forget_superfluous(connection, migration.collection_id)
             crash_point("switch.before_commit")

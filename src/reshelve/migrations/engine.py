@@ -37,7 +37,14 @@ from reshelve.domain.migration import (
     next_action,
     stops,
 )
-from reshelve.errors import BudgetReached, EmbeddingInvalid, MixedSpacesError, ReshelveError, TransitionRefused
+from reshelve.errors import (
+    BudgetReached,
+    EmbeddingInvalid,
+    InputError,
+    MixedSpacesError,
+    ReshelveError,
+    TransitionRefused,
+)
 from reshelve.indexing.building import BuildProgress, build_index
 from reshelve.indexing.outbox import older_than, snapshot_xmax
 from reshelve.indexing.ranges import Progress, enumerate_some, progress
@@ -146,6 +153,10 @@ class Run:
             with contextlib.suppress(TransitionRefused):
                 await records.move(self.backends.database, migration, State.PAUSED, reason=str(error))
         except ReshelveError as error:
+            if isinstance(action, Judge) and isinstance(error, InputError):
+                # No evidence, and so no step; nothing is broken.
+                await self._note(migration, f"the judged queries cannot be asked: {error.message}")
+                return await self._rest(migration, Hold(error.message))
             if not error.retryable and self._stumbles >= _patience(error):
                 await self._fail(error)
             raise
@@ -240,6 +251,7 @@ class Run:
                 await set_share(self.backends, migration, percent, facts={"verdicts": verdicts})
             case Judge():
                 await self._keep(migration, await judge(self.backends, migration))
+                await self._note(migration, None)
             case RollBack():
                 assert self._looked is not None
                 await withdraw_by_itself(self.backends, migration, self._looked)
@@ -267,6 +279,10 @@ class Run:
         async with self.backends.database.owner() as connection, connection.transaction():
             await records.add_evidence(connection, migration.id, evidence)
             await records.journal(connection, migration.id, "evidence", facts=evidence)
+
+    async def _note(self, migration: Migration, trouble: str | None) -> None:
+        async with self.backends.database.owner() as connection:
+            await records.note_trouble(connection, migration.id, migration.state, trouble)
 
     async def _alert(
         self,

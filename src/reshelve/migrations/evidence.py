@@ -55,7 +55,7 @@ async def look(backends: Backends, connection: Connection, migration: Migration)
     settings = backends.settings.rollout
     known = settings.model_dump()
     limits = Limits(**{field.name: known[field.name] for field in fields(Limits)})
-    if migration.state is State.SHADOWING:
+    if migration.live_state is State.SHADOWING:
         limits = replace(limits, min_requests=max(1, limits.min_shadowed))
     evidence = await _gather(backends, connection, migration)
     return Look([*safety(evidence, limits), *quality(evidence, limits), *_overruled(backends.settings)])
@@ -79,6 +79,7 @@ async def _gather(backends: Backends, connection: Connection, migration: Migrati
         recent=await _candidate(connection, migration, recent=True),
         serving=await _serving(connection, migration),
         lag_seconds=(await lag(connection, migration.target_index_id)).seconds,
+        lag_before_seconds=_observed_before(migration, "freshness"),
         verified=None if migration.verification is None else bool(migration.verification["passed"]),
         triggers_present=await _triggers_present(connection),
         breaker_open=await _breaker_open(connection, migration.target_index_id),
@@ -86,6 +87,10 @@ async def _gather(backends: Backends, connection: Connection, migration: Migrati
         spent_usd=migration.spent_usd,
         planned_usd=migration.plan.get("cost_usd"),
     )
+
+
+def _observed_before(migration: Migration, gate: str) -> float | None:
+    return next((one["observed"] for one in migration.evidence.get("verdicts", []) if one["gate"] == gate), None)
 
 
 async def _candidate(connection: Connection, migration: Migration, *, recent: bool) -> ArmFigures:
@@ -101,7 +106,7 @@ async def _candidate(connection: Connection, migration: Migration, *, recent: bo
         since=migration.step_since,
     )
     figures = found.get((migration.target_index_id, Arm.CANDIDATE), _NONE)
-    return figures.shadowed_as_live() if migration.state is State.SHADOWING else figures
+    return figures.shadowed_as_live() if migration.live_state is State.SHADOWING else figures
 
 
 async def _serving(connection: Connection, migration: Migration) -> ArmFigures:

@@ -54,6 +54,12 @@ class Migration:
     evidence: dict[str, Any]
 
     def __post_init__(self) -> None:
+        # Before anything is read into the row: a newer engine may have states that this one does not know.
+        if self.engine_version > ENGINE_VERSION:
+            raise SchemaError(
+                f"migration {self.id} was written by engine {self.engine_version}; this is engine {ENGINE_VERSION}",
+                advice="Use the newer program to go on with it.",
+            )
         object.__setattr__(self, "state", State(self.state))
 
     @property
@@ -76,13 +82,7 @@ _COLUMNS: LiteralString = (
 async def _one(connection: Connection, clause: LiteralString, values: tuple[object, ...]) -> Migration | None:
     cursor = connection.cursor(row_factory=class_row(Migration))
     await cursor.execute(f"SELECT {_COLUMNS} FROM migrations {clause}", values)
-    found = await cursor.fetchone()
-    if found is not None and found.engine_version > ENGINE_VERSION:
-        raise SchemaError(
-            f"migration {found.id} was written by engine {found.engine_version}; this is engine {ENGINE_VERSION}",
-            advice="Use the newer program to go on with it.",
-        )
-    return found
+    return await cursor.fetchone()
 
 
 async def get(connection: Connection, migration_id: int) -> Migration:
@@ -180,9 +180,19 @@ async def set_driver(connection: Connection, migration: Migration, driven_by: st
     await connection.execute("UPDATE migrations SET driven_by = %s WHERE id = %s", (driven_by, migration.id))
 
 
-async def begin_step(connection: Connection, migration: Migration) -> None:
-    """From this transaction on the evidence of the next step is counted: `now()`, as the route's own change says."""
-    await connection.execute("UPDATE migrations SET step_since = now() WHERE id = %s", (migration.id,))
+async def begin_step(connection: Connection, migration: Migration, state: State) -> None:
+    """From this transaction on the evidence of the next step is counted: `now()`, as the route's own change says.
+
+    Raises TransitionRefused where the migration is not in `state` any more, or its step is not the one that `migration`
+    was read in: somebody else took the next one.
+    """
+    cursor = await connection.execute(
+        "UPDATE migrations SET step_since = now() "
+        "WHERE id = %s AND state = %s AND step_since IS NOT DISTINCT FROM %s AND engine_version <= %s",
+        (migration.id, state, migration.step_since, ENGINE_VERSION),
+    )
+    if cursor.rowcount != 1:
+        raise TransitionRefused(f"somebody else took a step of migration {migration.id}", advice="See reshelve status.")
 
 
 async def add_evidence(connection: Connection, migration_id: int, evidence: dict[str, Any]) -> None:
@@ -234,9 +244,9 @@ async def transition(
             UPDATE migrations SET state = %s, resume_state = %s, reason = %s, changed_at = clock_timestamp(),
                 engine_version = %s,
                 soaking_since = CASE WHEN %s THEN clock_timestamp() ELSE soaking_since END
-            WHERE id = %s AND state = %s
+            WHERE id = %s AND state = %s AND engine_version <= %s
             """,
-            (after, remembered, reason, ENGINE_VERSION, after is State.SOAKING, migration.id, before),
+            (after, remembered, reason, ENGINE_VERSION, after is State.SOAKING, migration.id, before, ENGINE_VERSION),
         )
         if cursor.rowcount != 1:
             raise TransitionRefused(

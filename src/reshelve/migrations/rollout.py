@@ -27,7 +27,7 @@ async def set_share(
     """From the commit on the candidate answers `percent` of the units; at 0 it is only shadowed.
 
     100 is not a share but the switch (`cut_over`). Raises InputError outside 0..100, TransitionRefused where the
-    migration has no proof yet.
+    migration has no proof yet, or somebody else moved it or its share since it was read.
     """
     if not 0 <= percent < 100:
         raise InputError(f"the share is {percent:g} %; it must be from 0 to 100")
@@ -38,6 +38,7 @@ async def set_share(
         before = await own_route(connection, migration)
         if migration.state is not after:
             await records.transition(connection, migration, after)
+        await records.begin_step(connection, migration, after)
         await change_route(
             connection,
             migration,
@@ -49,7 +50,6 @@ async def set_share(
                 sticky_by=backends.settings.rollout.sticky_by,
             ),
         )
-        await records.begin_step(connection, migration)
         was = before.share * 100 / BUCKETS
         await records.journal(connection, migration.id, "share", facts={"from": was, "to": percent, **(facts or {})})
         crash_point("share.before_commit")

@@ -14,10 +14,11 @@ from reshelve.operations.retention import BUCKET_SECONDS, FINE_SECONDS, OLD_BUCK
 
 _POINTS = 120
 # A bucket counts from its start. The second is for a `since` that was taken just after the route changed. Buckets of
-# the future are those of a clock that was put back.
+# the future are those of a clock that was put back; a `since` of the future must not hide what the last seconds were.
 _WINDOW = """
     collection_id = %(collection)s AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
-    AND at > coalesce(%(since)s::timestamptz - interval '1 second', '-infinity')
+    AND at > CASE WHEN %(seconds)s::float8 IS NOT NULL AND %(since)s::timestamptz > clock_timestamp() THEN '-infinity'
+                  ELSE coalesce(%(since)s::timestamptz - interval '1 second', '-infinity') END
     AND at > clock_timestamp() - make_interval(secs => coalesce(%(seconds)s::float8, 1e9))
     AND at <= clock_timestamp()
 """

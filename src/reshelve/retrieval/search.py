@@ -192,6 +192,7 @@ async def _try_candidate(
         return None, "the candidate's circuit breaker is open"
     deadline = backends.settings.rollout.candidate_timeout_seconds
     timeout = asyncio.timeout(deadline)
+    began = time.monotonic()
     try:
         async with timeout:
             answer = await _recorded(backends, request, route, choice)
@@ -199,6 +200,9 @@ async def _try_candidate(
         if isinstance(error, _NOT_THE_ARMS_FAULT):
             backends.breakers.released(choice.index.id)
             raise
+        if timeout.expired() and backends.database.was_away(since=began):
+            backends.breakers.released(choice.index.id)
+            return None, "the database was away"
         if timeout.expired():
             backends.recorder.search(place, milliseconds=deadline * 1000, error=True, similarity=None)
         reason = str(error) or f"no answer within {deadline:g} s"
@@ -215,13 +219,16 @@ async def _try_candidate(
 
 async def _recorded(backends: Backends, request: SearchRequest, route: Route, choice: Choice) -> Answer:
     place = Place(route.collection_id, route.tenant, choice.index.id, choice.arm)
-    began = time.perf_counter()
+    began = time.monotonic()
 
     def record(answer: Answer | None) -> None:
+        # What waited for the database says nothing about the index.
+        if answer is not None and backends.database.was_away(since=began):
+            return
         similarity = None
         if answer is not None and answer.results and choice.index.metric is Metric.COSINE:
             similarity = answer.results[0].score
-        milliseconds = (time.perf_counter() - began) * 1000
+        milliseconds = (time.monotonic() - began) * 1000
         backends.recorder.search(place, milliseconds=milliseconds, error=answer is None, similarity=similarity)
         if answer is not None and answer.cached:
             backends.recorder.count(place, "cache_hit")

@@ -46,9 +46,10 @@ async def _compare(
     # A candidate that failed is tried again by its shadows too: while it is only shadowed nothing else would.
     if not backends.breakers.allows(other.id):
         return
-    started = time.perf_counter()
+    started = time.monotonic()
+    timeout = asyncio.timeout(backends.settings.rollout.candidate_timeout_seconds)
     try:
-        async with asyncio.timeout(backends.settings.rollout.candidate_timeout_seconds):
+        async with timeout:
             found = await ask(backends, other, query, top_k=top_k, scope=scope)
     except asyncio.CancelledError:
         backends.breakers.released(other.id)
@@ -57,12 +58,16 @@ async def _compare(
         backends.breakers.released(other.id)
         return
     except Exception as error:  # whatever it is, nobody waits for this answer
+        if timeout.expired() and backends.database.was_away(since=started):
+            backends.breakers.released(other.id)
+            return
         backends.breakers.failed(other.id, str(error) or "no answer in time")
         backends.recorder.count(place, "shadow_error")
         _log.info("a shadow search failed", index=other.id, error=str(error) or type(error).__name__)
         return
     backends.breakers.succeeded(other.id)
-    backends.recorder.shadow(place, milliseconds=(time.perf_counter() - started) * 1000)
+    if not backends.database.was_away(since=started):
+        backends.recorder.shadow(place, milliseconds=(time.monotonic() - started) * 1000)
     ours, theirs = _documents(answered.results), _documents(found.results)
     # Both numbers belong to the pair, and are kept with the candidate, whichever side was asked second.
     pair = Place(route.collection_id, route.tenant, route.new.id, Arm.CANDIDATE)
