@@ -84,7 +84,7 @@ class Readers:
             assert {result.model for result in answer.results} == {answer.model}
             assert {result.index for result in answer.results} == {answer.index}
             self.answers.append(answer)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.005)
 
     def end(self) -> None:
         self._over.set()

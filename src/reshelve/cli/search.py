@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from reshelve.retrieval.search import Result, SearchResponse
 
 _SNIPPET_CHARACTERS = 240
+
+
+class Aggregation(StrEnum):
+    UNION = "union"
+    INTERSECTION = "intersection"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +43,16 @@ def search(
         ),
     ] = None,
     index: IndexOption = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="Who asks: a rollout keeps each user on one side.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME", help="Ask this model's index instead of the route's. Repeatable."),
+    ] = None,
+    aggregation: Annotated[
+        Aggregation, typer.Option("--aggregation", help="Of several models: what any of them found, or what each did.")
+    ] = Aggregation.UNION,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, past the HNSW graph.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +61,17 @@ def search(
 
     async def work(session: Session) -> Answer:
         async with session.library() as library:
-            found = await library.search(query, top_k=top_k, tenant=tenant, metadata=metadata, index=index, exact=exact)
+            found = await library.search(
+                query,
+                top_k=top_k,
+                tenant=tenant,
+                metadata=metadata,
+                user=user,
+                index=index,
+                models=model or (),
+                aggregation=aggregation.value,
+                exact=exact,
+            )
         return Answer(document=found.as_dict(), lines=list(_results(found)))
 
     perform(context, work, as_json=as_json)

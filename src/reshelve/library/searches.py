@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reshelve.domain.indexes import Scope
+from reshelve.errors import InputError
 from reshelve.library.part import Part
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Searches(Part):
         """
         from reshelve.retrieval.search import SearchRequest, search
 
+        if models and (index is not None or interleave):
+            raise InputError("a search asks models, one index, or both sides of a rollout: only one of them")
         return await search(
             self.backends,
             SearchRequest(
