@@ -72,6 +72,8 @@ class Reader:
             assert traffic.stdout is not None
             assert traffic.stdout.readline().startswith("{")
         else:
+            if command == "reshelve down":
+                self.leave()
             self._run(command)
 
     def _run(self, command: str) -> None:

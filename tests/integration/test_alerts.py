@@ -209,8 +209,10 @@ async def test_only_who_knows_the_secret_may(settings_of: Callable[[str], Settin
         assert (await client.get("/api/alerts/webhook", headers=SECRET)).json() == {"alerts": []}
 
 
-async def test_without_a_secret_nothing_comes_in(settings_of: Callable[[str], Settings]) -> None:
-    async with served(settings_of("")) as client:
+@pytest.mark.parametrize("lines", ["", '[rag.alerts]\nwebhook_secret = ""'])
+async def test_without_a_secret_nothing_comes_in(settings_of: Callable[[str], Settings], lines: str) -> None:
+    async with served(settings_of(lines)) as client:
+        assert (await client.post("/api/alerts/webhook", json=CRITICAL)).status_code == 503
         refused = await client.post("/api/alerts/webhook", json=CRITICAL, headers=SECRET)
         assert refused.status_code == 503
         assert "rag.alerts.webhook_secret" in refused.json()["advice"]

@@ -86,7 +86,10 @@ async def half_way(settings_of: SettingsOf) -> AsyncGenerator[reshelve.Library]:
         await library.ingest({"_id": "late", "text": "a late word"}, wait=False)
         async with library.backends.database.owner() as owner:
             await owner.execute(_SEARCHED, {"fast": bin_of(10), "slow": bin_of(20)})
-            await owner.execute("UPDATE migrations SET spent_usd = 1.1, plan = plan || '{\"cost_usd\": 1.0}'")
+            await owner.execute(
+                "UPDATE migrations SET plan = plan || '{\"cost_usd\": 1.0}', "
+                "evidence = evidence || '{\"spent_at_proof_usd\": 1.1}'"
+            )
             await records.add_evidence(owner, 1, {"judged": _JUDGED})
         yield library
 

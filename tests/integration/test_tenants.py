@@ -13,7 +13,10 @@ from reshelve.database.routes import all_routes
 from reshelve.domain.migration import State
 from reshelve.domain.routes import bucket, share_of
 from reshelve.errors import NothingToDo, TransitionRefused
+from reshelve.migrations import records
 from reshelve.migrations.conductor import Conductor
+from reshelve.migrations.control import Control
+from reshelve.migrations.emergency import react
 from reshelve.settings import Settings
 from tests.support.oracle import assert_indexes_equal_source
 from tests.support.waiting import until
@@ -197,3 +200,27 @@ async def test_who_stays_on_one_side(settings_of: SettingsOf, sticky_by: str) ->
                 assert found.arm == ("candidate" if unit in chosen else "serving")
         # Whoever does not say which unit they are of is no guinea pig.
         assert (await library.search("shelf", user="ada")).arm == "serving"
+
+
+async def test_a_critical_alert_takes_every_tenant_back_before_it_waits_for_one(library: reshelve.Library) -> None:
+    for tenant in ("a", "b"):
+        await library.apply(tenant=tenant)
+        await library.rollout(90, tenant=tenant)
+    assert set((await arms(library, "b")).values()) == {"serving", "candidate"}
+    async with library.backends.database.service() as connection:
+        first = await records.require_latest(connection, 1, "a")
+    busy = Control(library.backends, first.id)
+    await busy.hold()
+    alert = asyncio.create_task(
+        react(library.backends, type="error_rate", severity="critical", value=0.5, threshold=0.1)
+    )
+    try:
+
+        async def nobody_is_with_the_new_index() -> bool:
+            return {arm for tenant in ("a", "b") for arm in (await arms(library, tenant)).values()} == {"serving"}
+
+        await until(nobody_is_with_the_new_index, seconds=15)
+        assert not alert.done()
+    finally:
+        await busy.close()
+    assert (await alert).action == "rolled_back"

@@ -73,7 +73,7 @@ class Readers:
             number += 1
             away = self.database_may_be_away
             try:
-                answer = await self._library.search("shelf index", user=USERS[number % len(USERS)])
+                answer = await self._library.search(f"shelf {number}", user=USERS[number % len(USERS)])
             except DatabaseUnavailable:
                 assert away or self.database_may_be_away
                 self.failed += 1

@@ -205,9 +205,9 @@ def test_noise_of_a_day_takes_no_good_candidate_back(seed: int) -> None:
 def test_freshness_and_verification() -> None:
     assert of("freshness", replace(GOOD, lag_seconds=60)).outcome is PASS
     assert of("freshness", replace(GOOD, lag_seconds=61)).outcome is HOLD
-    assert of("freshness", replace(GOOD, lag_seconds=61, lag_before_seconds=60)).outcome is HOLD
-    assert of("freshness", replace(GOOD, lag_seconds=61, lag_before_seconds=61)).outcome is FAIL
-    assert of("freshness", replace(GOOD, lag_seconds=60, lag_before_seconds=61)).outcome is PASS
+    assert of("freshness", replace(GOOD, lag_seconds=61, late_seconds=7)).outcome is HOLD
+    assert of("freshness", replace(GOOD, lag_seconds=61, late_seconds=8)).outcome is FAIL
+    assert of("freshness", replace(GOOD, lag_seconds=60, late_seconds=61)).outcome is PASS
     assert of("verification", replace(GOOD, verified=False)).outcome is FAIL
     assert of("verification", replace(GOOD, triggers_present=False)).outcome is HOLD
     assert of("verification", replace(GOOD, triggers_present=False, verified=False)).outcome is HOLD
@@ -255,7 +255,7 @@ def test_a_serving_side_that_fell_is_no_excuse_for_the_candidate() -> None:
 def test_overlap_cost_and_similarity_hold_and_never_fail() -> None:
     assert of("overlap", replace(GOOD, candidate=arm([20] * 1000, compared=99))).outcome is HOLD
     assert of("overlap", GOOD, replace(LIMITS, min_overlap=0.61)).outcome is HOLD
-    assert of("cost", replace(GOOD, spent_usd=1.21)).outcome is HOLD
+    assert of("cost", replace(GOOD, spent_usd=1.22)).outcome is HOLD
     assert of("cost", replace(GOOD, spent_usd=0.0, planned_usd=0.0)).outcome is PASS
     similar = replace(GOOD, candidate=replace(GOOD.candidate, similarity=0.8, similarity_count=200))
     assert of("similarity", similar, replace(LIMITS, min_similarity=0.7)).outcome is PASS
@@ -274,3 +274,17 @@ def test_the_worst_decides() -> None:
     assert worst([verdicts[PASS], verdicts[HOLD]]) is HOLD
     assert worst(verdicts.values()) is FAIL
     assert worst([verdicts[PASS]]) is PASS
+
+
+def test_what_slows_both_sides_down_is_not_the_candidates_fault() -> None:
+    slow = replace(GOOD, recent=arm([400] * 200))
+    assert of("p95_ratio", slow).outcome is FAIL
+    assert of("p95_ratio", replace(slow, serving_recent=arm([380] * 200))).outcome is PASS
+    assert of("p95_ratio", replace(slow, serving_recent=arm([18] * 200))).outcome is FAIL
+    # A handful of slow ones say nothing about the serving side.
+    assert of("p95_ratio", replace(slow, serving_recent=arm([380] * 10))).outcome is FAIL
+
+
+def test_judged_queries_that_find_nothing_on_either_side_prove_nothing() -> None:
+    nothing = JudgedEvidence(difference=0, low=0, high=0, serving_now=0, candidate=0, queries=200)
+    assert of("judged_queries", replace(GOOD, judged=nothing)).outcome is HOLD

@@ -27,7 +27,7 @@ _Given = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 def _check(request: Request, given: HTTPAuthorizationCredentials | None) -> bool:
     """Whether a secret is configured. Raises 401 where another one, or none, was given."""
     secret = service_of(request).settings.alerts.webhook_secret
-    if secret is None:
+    if secret is None or not secret.get_secret_value():
         return False
     told = given.credentials if given is not None else ""
     if not hmac.compare_digest(told.encode("utf-8", "replace"), secret.get_secret_value().encode()):

@@ -159,7 +159,7 @@ def _report(report: IngestReport) -> dict[str, Any]:
 
 def _file_name(file: UploadFile) -> str:
     name = Path(file.filename or "").name
-    if not name or "\0" in name or len(name.encode("utf-8", "replace")) > min(MAX_ID_BYTES, 255):
+    if name in ("", "..") or "\0" in name or len(name.encode("utf-8", "replace")) > min(MAX_ID_BYTES, 255):
         raise FieldRefused(InputError("a file has no name that can be an id", advice="Name it."), field="files")
     return name
 

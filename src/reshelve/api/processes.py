@@ -73,6 +73,9 @@ class Processes:
         process.start()
         theirs.close()
         self._running[process] = ours
+        if self._told and process.pid is not None:
+            # Told while it was being started: it has not heard of it.
+            os.kill(process.pid, signal.SIGTERM)
 
     def _look(self) -> None:
         """Wait for the next thing that one of them does, or that we are told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from reshelve.library import Library
 
 _PATIENCE_SECONDS = 5.0
+_NEW_MODEL_SECONDS = 2.0
 
 
 class Service:
@@ -90,8 +92,12 @@ class Service:
         async with backends.database.service() as connection:
             route = await find_route(connection, self.settings.collection)
         if route is not None and not self._warm:
-            for index in filter(None, (route.serving, route.new)):
-                await backends.embedders.of(index.model_id)
+            await backends.embedders.of(route.old.model_id)
+            if route.new is not None:
+                # Where the new one's model does not open, the old index answers for it.
+                with contextlib.suppress(ReshelveError, TimeoutError):
+                    async with asyncio.timeout(_NEW_MODEL_SECONDS):
+                        await backends.embedders.of(route.new.model_id)
             self._warm = True
 
 

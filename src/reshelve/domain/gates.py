@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +19,9 @@ from reshelve.domain.figures import ArmFigures, quantile
 ENOUGH_EVIDENCE = 1000.0
 """The e-value at which a safety gate fails: a good candidate ever reaches it with a chance of at most 1 in 1,000."""
 LEAST_ERRORS = 3
+LONGEST_LATE_SECONDS = 8.0
+_CENT_USD = 0.01
+"""The proof embeds a sample again, also where nothing else had to be embedded."""
 LEAST_RECENT = 50
 LEAST_SERVING = 50
 _SLOW_SHARE = 0.05
@@ -87,14 +90,18 @@ class JudgedEvidence:
 class Evidence:
     """`candidate` is since the step began, `recent` the last minute of it, `serving` beside it or shortly before.
 
-    `lag_before_seconds` is the lag at the look before this one.
+    `serving_recent` is the serving side's last minute: what slows both down is no fault of the candidate's.
+
+    `late_seconds` is for how long by now every look found the lag above its limit; `spent_usd` what the way to the
+    proof has cost.
     """
 
     candidate: ArmFigures
     recent: ArmFigures
     serving: ArmFigures
+    serving_recent: ArmFigures = field(default_factory=ArmFigures)
     lag_seconds: float | None = None
-    lag_before_seconds: float | None = None
+    late_seconds: float | None = None
     verified: bool | None = None
     triggers_present: bool | None = None
     breaker_open: bool | None = None
@@ -118,7 +125,7 @@ def safety(evidence: Evidence, limits: Limits) -> list[Verdict]:
     return [
         _error_rate(evidence, limits),
         _breaker(evidence),
-        _latency("p95", evidence, limits, limit=limits.max_p95_ms, certain=limits.max_p95_ms),
+        _latency("p95", evidence, limits, **dict.fromkeys(("limit", "certain", "certain_recent"), limits.max_p95_ms)),
         _latency_ratio(evidence, limits),
         _lag(evidence, limits),
         _verification(evidence),
@@ -151,16 +158,30 @@ def _breaker(evidence: Evidence) -> Verdict:
             return _safe("circuit_breaker", Outcome.PASS, "closed")
 
 
-def _latency(gate: str, evidence: Evidence, limits: Limits, *, limit: float, certain: float) -> Verdict:
-    """Passes by the p95 against `limit`; fails when certainly more than 5 % of the requests are above `certain`."""
-    if not (math.isfinite(limit) and math.isfinite(certain)):
+def _latency(
+    gate: str,
+    evidence: Evidence,
+    limits: Limits,
+    *,
+    limit: float,
+    certain: float,
+    certain_recent: float,
+) -> Verdict:
+    """Passes by the p95 against `limit`; fails when certainly more than 5 % of the requests are above `certain`.
+
+    In the last minute: above `certain_recent`.
+    """
+    if not all(map(math.isfinite, (limit, certain, certain_recent))):
         return _safe(gate, Outcome.HOLD, "the limit is not a number")
-    least = ((evidence.recent, LEAST_RECENT), (evidence.candidate, limits.min_requests))
-    for figures, enough in least:
+    windows = (
+        (evidence.recent, LEAST_RECENT, certain_recent),
+        (evidence.candidate, limits.min_requests, certain),
+    )
+    for figures, enough, above in windows:
         timed = sum(figures.latencies.values())
-        slow = figures.slower_than(certain)
+        slow = figures.slower_than(above)
         if timed >= enough and rate_above(slow, timed, limit=_SLOW_SHARE) >= ENOUGH_EVIDENCE:
-            reason = f"{slow:,} of {timed:,} searches took longer than {certain:,.1f} ms; at most 5 % may"
+            reason = f"{slow:,} of {timed:,} searches took longer than {above:,.1f} ms; at most 5 % may"
             return _safe(gate, Outcome.FAIL, reason, figures.p95_ms, limit)
     observed, requests = evidence.candidate.p95_ms, evidence.candidate.requests
     if requests < limits.min_requests:
@@ -174,28 +195,37 @@ def _latency(gate: str, evidence: Evidence, limits: Limits, *, limit: float, cer
 def _latency_ratio(evidence: Evidence, limits: Limits) -> Verdict:
     """Against the serving arm. To fail, the candidate must be slow even where the serving p95 is its upper bound.
 
-    That one-sided 99 % bound is the order statistic of rank n·(0.95 + z·√(0.95·0.05/n)) (Conover, Practical
-    Nonparametric Statistics, 3rd edition, 1999, section 3.2).
+    Its last minute is held against the serving side's last minute too, where that has enough searches.
     """
     serving, gate = evidence.serving, "p95_ratio"
     timed = sum(serving.latencies.values())
     if serving.p95_ms is None or min(timed, serving.requests) < LEAST_SERVING:
         reason = f"the serving side has {serving.requests:,} searches to compare with; {LEAST_SERVING} are needed"
         return _safe(gate, Outcome.HOLD, reason)
-    bound = quantile(serving.latencies, min(1.0, 0.95 + _Z_99 * math.sqrt(0.95 * 0.05 / timed)))
     limit = max(limits.max_p95_ratio * serving.p95_ms, limits.p95_floor_ms)
-    certain = max(limits.max_p95_ratio * max(serving.p95_ms, bound or 0.0), limits.p95_floor_ms)
-    return _latency(gate, evidence, limits, limit=limit, certain=certain)
+    certain = max(limits.max_p95_ratio * max(serving.p95_ms, _p95_bound(serving)), limits.p95_floor_ms)
+    recent = evidence.serving_recent
+    enough = sum(recent.latencies.values()) >= LEAST_SERVING
+    beside = limits.max_p95_ratio * _p95_bound(recent) if enough else 0.0
+    return _latency(gate, evidence, limits, limit=limit, certain=certain, certain_recent=max(certain, beside))
+
+
+def _p95_bound(figures: ArmFigures) -> float:
+    """The one-sided 99 % upper bound of the p95: the order statistic of rank n·(0.95 + z·√(0.95·0.05/n)).
+
+    Conover, Practical Nonparametric Statistics, 3rd edition, 1999, section 3.2.
+    """
+    timed = sum(figures.latencies.values())
+    return quantile(figures.latencies, min(1.0, 0.95 + _Z_99 * math.sqrt(0.95 * 0.05 / timed))) or 0.0
 
 
 def _lag(evidence: Evidence, limits: Limits) -> Verdict:
-    """Fails when seen twice: whatever waits has grown old at once where the clock jumped, or the server was away."""
+    """Fails when it stays so: whatever waits has grown old at once where the clock jumped, or the worker was away."""
     lag, limit = evidence.lag_seconds, limits.max_lag_seconds
     if lag is None or not math.isfinite(lag):
         return _safe("freshness", Outcome.HOLD, "it is not known how far the candidate lags behind", lag, limit)
-    before = evidence.lag_before_seconds
     outcome = Outcome.PASS if lag <= limit else Outcome.HOLD
-    if outcome is Outcome.HOLD and before is not None and before > limit:
+    if outcome is Outcome.HOLD and evidence.late_seconds is not None and evidence.late_seconds >= LONGEST_LATE_SECONDS:
         outcome = Outcome.FAIL
     return _safe("freshness", outcome, f"the candidate lags {lag:,.1f} s behind; at most {limit:g} s", lag, limit)
 
@@ -244,6 +274,9 @@ def _judged(judged: JudgedEvidence | None, limits: Limits) -> Verdict | None:
         f"{judged.difference:+.3f} ({judged.low:+.3f} to {judged.high:+.3f}); {threshold:+.3f} is allowed"
     )
     outcome = Outcome.HOLD
+    if judged.serving_now == judged.candidate == 0:
+        # Other documents than these are in the collection, or they are a tenant's.
+        return _verdict(gate, outcome, "neither side finds a judged document", judged.difference, threshold)
     if judged.high < threshold:
         outcome = Outcome.FAIL
     elif judged.low > threshold:
@@ -271,7 +304,7 @@ def _cost(evidence: Evidence, limits: Limits) -> Verdict:
     spent, planned = evidence.spent_usd, evidence.planned_usd
     if spent is None or planned is None or not (math.isfinite(spent) and math.isfinite(planned)):
         return _verdict("cost", Outcome.HOLD, "what was spent, or what was planned, is not known", spent, None)
-    threshold = planned * limits.max_cost_ratio
+    threshold = planned * limits.max_cost_ratio + _CENT_USD
     outcome = Outcome.PASS if spent <= threshold else Outcome.HOLD
     return _verdict("cost", outcome, f"{spent:,.2f} USD spent of {planned:,.2f} planned", spent, threshold)
 

@@ -278,12 +278,12 @@ def _next_of_rollout(facts: Facts) -> Action:
         return RollBack(facts.breach)
     if facts.cutover_wanted:
         return _proven(facts) or AwaitCutover()
+    if facts.step_over and not facts.judged:
+        return Judge()
     if not facts.steps_left:
         return AwaitCutover()
     if not facts.step_over:
         return Hold("this step is not over yet")
-    if not facts.judged:
-        return Judge()
     if facts.held is not None:
         return Hold(facts.held)
     percent = facts.steps_left[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reshelve.backends import Backends
@@ -84,55 +84,64 @@ async def wait_for_write(
 ) -> None:
     """Until the write of transaction `xid` is in every index that answers searches. Somebody else does the feeding.
 
-    An index that is new in a rollout, and fails, does not hold writers up: the one that was there before answers for
-    it. `on_left` is told, every second or so, how many changes are still to be taken in. Raises DatabaseUnavailable
-    when their number has not shrunk for `patience_seconds`.
+    An index that is new in a rollout, and fails or takes nothing in, does not hold writers up: the one that was there
+    before answers for it. `on_left` is told, every second or so, how many changes are still to be taken in. Raises
+    DatabaseUnavailable when their number has not shrunk for `patience_seconds`.
     """
     waiting = _Waiting(patience_seconds, on_left)
-    started = time.monotonic()
     pause = 0.002
     while True:
         async with backends.database.service() as connection:
-            answering = await _answering(backends, connection, collection_id, waited=time.monotonic() - started)
+            answering = await _answering(backends, connection, collection_id, waiting)
             open_for = [each for each in answering if await has_pending_of(connection, each, up_to_xid=xid)]
             if not open_for:
                 return
             if waiting.due():
-                waiting.look(sum([await pending(connection, index, below_xid=xid + 1) for index in open_for]))
+                waiting.look({index: await pending(connection, index, below_xid=xid + 1) for index in open_for})
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 0.05)
 
 
-async def _answering(backends: Backends, connection: Connection, collection_id: int, *, waited: float) -> set[int]:
+async def _answering(backends: Backends, connection: Connection, collection_id: int, waiting: _Waiting) -> set[int]:
     answering: set[int] = set()
     for route in await all_routes(connection, collection_id):
         answering.add(route.old.id)
         if route.new is None or not (route.share_now or backends.settings.rollout.percentage):
             continue
-        if waited < _NEW_INDEX_PATIENCE_SECONDS and backends.breakers.closed(route.new.id):
+        if waiting.idle_seconds(route.new.id) < _NEW_INDEX_PATIENCE_SECONDS and backends.breakers.closed(route.new.id):
             answering.add(route.new.id)
     return answering
 
 
 @dataclass(slots=True)
 class _Waiting:
+    """`fewest` changes were left of each index so far, and `shrunk_at` is when that became so."""
+
     patience_seconds: float
     on_left: Callable[[int], None] | None
-    fewest: int | None = None
-    shrunk_at: float = field(default_factory=time.monotonic)
+    began_at: float = field(default_factory=time.monotonic)
     looked_at: float = field(default_factory=time.monotonic)
+    fewest: dict[int, int] = field(default_factory=dict[int, int])
+    shrunk_at: dict[int, float] = field(default_factory=dict[int, float])
 
     def due(self) -> bool:
         return time.monotonic() - self.looked_at > 1.0
 
-    def look(self, left: int) -> None:
+    def idle_seconds(self, index: int) -> float:
+        """For so long the index has taken nothing of it in."""
+        return time.monotonic() - self.shrunk_at.get(index, self.began_at)
+
+    def look(self, left: Mapping[int, int]) -> None:
         self.looked_at = time.monotonic()
-        if self.fewest is None or left < self.fewest:
-            self.fewest, self.shrunk_at = left, self.looked_at
+        for index, changes in left.items():
+            if index in self.fewest and changes < self.fewest[index]:
+                self.shrunk_at[index] = self.looked_at
+            self.fewest[index] = min(changes, self.fewest.get(index, changes))
+        total = sum(left.values())
         if self.on_left is not None:
-            self.on_left(left)
-        if self.looked_at - self.shrunk_at > self.patience_seconds:
+            self.on_left(total)
+        if min(map(self.idle_seconds, left)) > self.patience_seconds:
             raise DatabaseUnavailable(
-                f"the write is stored, but {left:,} changes wait for an index for {self.patience_seconds:g} s by now",
+                f"the write is stored, but {total:,} changes wait for an index for {self.patience_seconds:g} s by now",
                 advice="Nothing is lost: see reshelve status for the lag, and the log for the reason.",
             )

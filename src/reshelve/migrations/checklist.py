@@ -110,7 +110,7 @@ async def _live(backends: Backends, connection: Connection, migration: Migration
         connection,
         collection_id=migration.collection_id,
         tenant=migration.tenant,
-        seconds=backends.settings.monitoring.retention_days * 86_400,
+        since=migration.created_at,
     )
     none = ArmFigures.from_counts([])
     new = found.get((migration.target_index_id, Arm.CANDIDATE), none)

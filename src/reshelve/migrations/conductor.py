@@ -48,8 +48,9 @@ class Conductor:
         while True:
             try:
                 await self._look()
-            except (ReshelveError, psycopg.Error) as error:
-                _log.warning("the migrations cannot be seen", error=str(error))
+            except Exception as error:  # whatever it is, nobody else would take a rollout back
+                expected = isinstance(error, ReshelveError | psycopg.Error)
+                _log.warning("the migrations cannot be seen", error=str(error), exc_info=not expected)
             await asyncio.sleep(self._backends.settings.rollout.check_seconds)
 
     async def _look(self) -> None:

@@ -62,15 +62,15 @@ class Control:
                 (_CONTROLLER_LOCK, self.migration_id, f"{_SILENT_SECONDS}s"),
             )
             row = await cursor.fetchone()
+            if row is not None and row[0]:
+                self._connection = connection
+                self._word = asyncio.create_task(_keep_word(connection))
         except psycopg.OperationalError as error:
-            await connection.close()
             raise DatabaseUnavailable(f"the database failed: {str(error).strip()}") from error
-        if row is not None and row[0]:
-            self._connection = connection
-            self._word = asyncio.create_task(_keep_word(connection))
-            return True
-        await connection.close()
-        return False
+        finally:
+            if self._connection is not connection:
+                await connection.close()
+        return self._connection is connection
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

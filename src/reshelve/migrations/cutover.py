@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
 from reshelve.domain.migration import State
 from reshelve.domain.routes import Route
-from reshelve.errors import DatabaseUnavailable, NotFoundError, TransitionRefused
+from reshelve.errors import NotFoundError, ReshelveError, TransitionRefused
 from reshelve.indexing.draining import drain
 from reshelve.indexing.outbox import require_triggers
 from reshelve.migrations import records
@@ -53,15 +54,20 @@ async def switch_back(backends: Backends, migration: Migration) -> None:
         route = await own_route(connection, migration)
     if route.serving.id == source.id and route.candidate is None:
         async with backends.database.owner() as connection, connection.transaction():
-            await records.transition(connection, migration, State.ROLLED_BACK, facts={"switched": False})
+            await records.transition(
+                connection, migration, State.ROLLED_BACK, reason=migration.reason, facts={"switched": False}
+            )
             await routes.forget_superfluous(connection, migration.collection_id)
         return
     changes = 0
     try:
-        changes = (await drain(backends, [source], timeout_seconds=_ROLLBACK_PATIENCE_SECONDS)).changes
-    except DatabaseUnavailable as error:
+        # Its own patience ends between two batches: one that hangs, or a model that fails, must not end the way back.
+        async with asyncio.timeout(_ROLLBACK_PATIENCE_SECONDS + 1):
+            changes = (await drain(backends, [source], timeout_seconds=_ROLLBACK_PATIENCE_SECONDS)).changes
+    except (ReshelveError, TimeoutError) as error:
+        reason = error.message if isinstance(error, ReshelveError) else "the old index does not take its changes in"
         async with backends.database.owner() as connection:
-            await records.journal(connection, migration.id, "rolling back behind", facts={"reason": error.message})
+            await records.journal(connection, migration.id, "rolling back behind", facts={"reason": reason})
 
     def switched(route: Route) -> Route:
         return replace(route, serving=source, candidate=None, previous=None, share=0)
@@ -76,7 +82,9 @@ async def _switch(
         before = await own_route(connection, migration)
         started = time.perf_counter()
         async with connection.transaction():
-            await records.transition(connection, migration, after)
+            # Why it went back is still worth knowing afterwards.
+            reason = migration.reason if after is State.ROLLED_BACK else None
+            await records.transition(connection, migration, after, reason=reason)
             await records.begin_step(connection, migration, after)
             switched = await change_route(connection, migration, change)
             if after is State.ROLLED_BACK:

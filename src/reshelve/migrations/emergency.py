@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -11,7 +12,8 @@ from reshelve.database import catalog
 from reshelve.database.pools import Connection
 from reshelve.domain.migration import LIVE, State
 from reshelve.errors import NotFoundError, ReshelveError
-from reshelve.migrations import steering
+from reshelve.migrations import records, steering
+from reshelve.migrations.withdrawal import withdraw
 from reshelve.operations.alerts import Severity, raise_alert, set_outcome
 
 _TRIES = 3
@@ -88,6 +90,8 @@ async def _take_back(backends: Backends, alert: int, collection_id: int | None) 
     async with backends.database.service() as connection:
         live = await _migrations(connection, collection_id, live=True)
         last = await _migrations(connection, collection_id, live=False)
+    for each in live:
+        await _withdraw(backends, each)
     taken = [await _roll_back(backends, each) for each in live]
     if any(each.trouble for each in taken):
         action: Action = "rollback_failed"
@@ -117,6 +121,14 @@ async def _migrations(connection: Connection, collection_id: int | None, *, live
         for row in await cursor.fetchall()
         if not live or row[4] in (*LIVE, State.ROLLING_BACK)
     ]
+
+
+async def _withdraw(backends: Backends, found: TakenBack) -> None:
+    """Before any of them is rolled back: that may have to wait for whoever is at work on it."""
+    with contextlib.suppress(ReshelveError):
+        async with backends.database.owner() as connection:
+            migration = await records.get(connection, found.migration)
+        await withdraw(backends, migration)
 
 
 async def _roll_back(backends: Backends, found: TakenBack) -> TakenBack:

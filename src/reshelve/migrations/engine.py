@@ -53,7 +53,7 @@ from reshelve.migrations.backfill import Backfill
 from reshelve.migrations.control import Control
 from reshelve.migrations.cutover import complete, cut_over, switch_back
 from reshelve.migrations.declaration import Declaration, opened, register
-from reshelve.migrations.evidence import Look
+from reshelve.migrations.evidence import SPENT_AT_PROOF, Look, remember
 from reshelve.migrations.judging import judge, score_at_start
 from reshelve.migrations.records import Migration
 from reshelve.migrations.rollout import rollout_facts, set_share
@@ -222,19 +222,11 @@ class Run:
         return passed if self._proved or (passed and not self.cutover_wanted and not switching) else None
 
     async def _remember_look(self, migration: Migration) -> None:
-        """For whoever watches; in the journal, whenever a gate's verdict has changed."""
         if self._looked is None:
             return
-        kept, verdicts = migration.evidence.get("verdicts", []), self._looked.as_dicts()
-        if kept == verdicts:
-            return
-        before = [(one["gate"], one["outcome"]) for one in kept]
-        async with self.backends.database.owner() as connection, connection.transaction():
-            await records.add_evidence(connection, migration.id, {"verdicts": verdicts})
-            if before == self._looked.outcomes:
-                return
-            await records.journal(connection, migration.id, "gates", facts={"verdicts": verdicts})
-            if ("circuit_breaker", "hold") in set(self._looked.outcomes) - set(before) and before:
+        async with self.backends.database.owner() as connection:
+            changed = await remember(connection, migration, self._looked)
+            if changed and ("circuit_breaker", "hold") in self._looked.outcomes and migration.evidence.get("verdicts"):
                 said = f"the new index of migration {migration.id} fails, and the old one answers for it"
                 await self._alert(connection, migration, "breaker", "circuit_breaker", "error", said)
 
@@ -376,6 +368,8 @@ class Run:
             await records.set_verification(connection, migration, facts)
             if proof.passed:
                 await catalog.set_index_state(connection, target.id, IndexState.READY)
+                spent = migration.evidence.get(SPENT_AT_PROOF, (await records.get(connection, migration.id)).spent_usd)
+                await records.add_evidence(connection, migration.id, {SPENT_AT_PROOF: spent})
             elif migration.driven_by == "service":
                 said = f"migration {migration.id} is not proven: {'; '.join(proof.problems)}"
                 await self._alert(connection, migration, "migration", "verification", "error", said)

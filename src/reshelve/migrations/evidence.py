@@ -15,12 +15,16 @@ from reshelve.domain.migration import State
 from reshelve.domain.routes import Arm
 from reshelve.errors import GateHeld
 from reshelve.indexing.outbox import lag, require_triggers
+from reshelve.migrations import records
 from reshelve.migrations.records import Migration
 from reshelve.operations.figures import read_figures
 from reshelve.settings import Settings
 
 _RECENT_SECONDS = 60
 _EARLIER = timedelta(hours=1)
+_LATE_SINCE = "late_since"
+SPENT_AT_PROOF = "spent_at_proof_usd"
+"""Later writes are embedded too, and are no part of what was planned."""
 _ENOUGH_SERVING = 50
 _BREAKER_SEEN_SECONDS = 15
 _NONE = ArmFigures.from_counts([])
@@ -78,19 +82,49 @@ async def _gather(backends: Backends, connection: Connection, migration: Migrati
         candidate=await _candidate(connection, migration, recent=False),
         recent=await _candidate(connection, migration, recent=True),
         serving=await _serving(connection, migration),
+        serving_recent=await _serving_recent(connection, migration),
         lag_seconds=(await lag(connection, migration.target_index_id)).seconds,
-        lag_before_seconds=_observed_before(migration, "freshness"),
+        late_seconds=await _late_seconds(connection, migration),
         verified=None if migration.verification is None else bool(migration.verification["passed"]),
         triggers_present=await _triggers_present(connection),
         breaker_open=await _breaker_open(connection, migration.target_index_id),
         judged=JudgedEvidence(**{key: value for key, value in judged.items() if key in kept}) if judged else None,
-        spent_usd=migration.spent_usd,
+        spent_usd=migration.evidence.get(SPENT_AT_PROOF, migration.spent_usd),
         planned_usd=migration.plan.get("cost_usd"),
     )
 
 
-def _observed_before(migration: Migration, gate: str) -> float | None:
-    return next((one["observed"] for one in migration.evidence.get("verdicts", []) if one["gate"] == gate), None)
+async def _late_seconds(connection: Connection, migration: Migration) -> float | None:
+    since = migration.evidence.get(_LATE_SINCE)
+    if since is None:
+        return None
+    cursor = await connection.execute("SELECT extract(epoch FROM clock_timestamp() - %s::timestamptz)::float", (since,))
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def remember(connection: Connection, migration: Migration, seen: Look) -> bool:
+    """For whoever watches, and for the next look; in the journal where a gate says something else than before.
+
+    Returns whether one does.
+    """
+    kept, verdicts = migration.evidence.get("verdicts", []), seen.as_dicts()
+    async with connection.transaction():
+        if kept != verdicts:
+            await records.add_evidence(connection, migration.id, {"verdicts": verdicts})
+        await _remember_lateness(connection, migration, seen)
+        changed = [(one["gate"], one["outcome"]) for one in kept] != seen.outcomes
+        if changed:
+            await records.journal(connection, migration.id, "gates", facts={"verdicts": verdicts})
+    return changed
+
+
+async def _remember_lateness(connection: Connection, migration: Migration, seen: Look) -> None:
+    late = any(one.gate == "freshness" and one.outcome is not Outcome.PASS for one in seen.verdicts)
+    if late == (migration.evidence.get(_LATE_SINCE) is not None):
+        return
+    row = await (await connection.execute("SELECT clock_timestamp()::text")).fetchone()
+    await records.add_evidence(connection, migration.id, {_LATE_SINCE: row[0] if late and row else None})
 
 
 async def _candidate(connection: Connection, migration: Migration, *, recent: bool) -> ArmFigures:
@@ -122,6 +156,13 @@ async def _serving(connection: Connection, migration: Migration) -> ArmFigures:
         if figures.requests >= _ENOUGH_SERVING:
             break
     return figures
+
+
+async def _serving_recent(connection: Connection, migration: Migration) -> ArmFigures:
+    found = await read_figures(
+        connection, collection_id=migration.collection_id, tenant=migration.tenant, seconds=_RECENT_SECONDS
+    )
+    return found.get((migration.source_index_id, Arm.SERVING), _NONE)
 
 
 async def _triggers_present(connection: Connection) -> bool:

@@ -112,7 +112,10 @@ def _steps_left(migration: Migration, percent_now: float) -> tuple[float, ...]:
 
 
 def _hold_seconds(migration: Migration, percent_now: float) -> float:
-    return next((step["hold_seconds"] for step in migration.steps or () if step["percent"] == percent_now), 0.0)
+    """A share that was set by hand is held as long as the schedule's own below it."""
+    steps = migration.steps or []
+    below = [step["hold_seconds"] for step in steps if step["percent"] <= percent_now]
+    return below[-1] if below else steps[0]["hold_seconds"] if steps else 0.0
 
 
 async def _passed(connection: Connection, since: datetime | None, seconds: float) -> bool:

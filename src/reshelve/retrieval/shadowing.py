@@ -69,6 +69,9 @@ async def _compare(
     if not backends.database.was_away(since=started):
         backends.recorder.shadow(place, milliseconds=(time.monotonic() - started) * 1000)
     ours, theirs = _documents(answered.results), _documents(found.results)
+    if not ours and not theirs:
+        # Nothing was there to be found: that both found nothing does not say that they are alike.
+        return
     # Both numbers belong to the pair, and are kept with the candidate, whichever side was asked second.
     pair = Place(route.collection_id, route.tenant, route.new.id, Arm.CANDIDATE)
     backends.recorder.count(pair, "overlap", value=overlap_at_k(ours, theirs, COMPARED))
