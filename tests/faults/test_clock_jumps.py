@@ -38,7 +38,6 @@ KEPT: dict[LiteralString, tuple[LiteralString, ...]] = {
     "migrations": ("created_at", "changed_at", "step_since", "soaking_since"),
     "migration_journal": ("at",),
     "routes": ("changed_at",),
-    "figures": ("at",),
     "circuit_breakers": ("changed_at", "seen_at"),
     "outbox": ("at",),
     "index_queue": ("at", "leased_until"),
@@ -46,6 +45,17 @@ KEPT: dict[LiteralString, tuple[LiteralString, ...]] = {
 }
 
 
+# Their times are part of their key: moved one by one they would meet each other.
+JUMP_OF_THE_FIGURES = (
+    b"CREATE TEMPORARY TABLE moved ON COMMIT DROP AS TABLE figures",
+    b"DELETE FROM figures",
+    b"""
+    INSERT INTO figures AS f SELECT collection_id, tenant, index_id, arm, name, at - make_interval(hours => %(hours)s),
+        seconds, bin, count, total FROM moved
+    ON CONFLICT (collection_id, at, tenant, index_id, arm, name, bin)
+    DO UPDATE SET count = f.count + EXCLUDED.count, total = f.total + EXCLUDED.total
+    """,
+)
 LATE_FOR_LONG = b"""
     UPDATE migrations
     SET evidence = evidence || jsonb_build_object('late_since', (clock_timestamp() - interval '10 seconds')::text)
@@ -61,6 +71,8 @@ async def jump(owner: Outsider, hours: int) -> None:
                 for table, columns in KEPT.items():
                     moved = ", ".join(f"{column} = {column} - make_interval(hours => %(hours)s)" for column in columns)
                     await owner.execute(f"UPDATE {table} SET {moved}".encode(), {"hours": hours})
+                for statement in JUMP_OF_THE_FIGURES:
+                    await owner.execute(statement, {"hours": hours})
             return
 
 

@@ -10,10 +10,11 @@ import pytest
 
 import reshelve
 from reshelve.domain.migration import State
+from reshelve.errors import IndexInUse
 from reshelve.settings import load_settings
 from tests.faults.conftest import Outsider, Scene
 from tests.support.oracle import assert_indexes_equal_source
-from tests.support.proxy import Proxy, wired
+from tests.support.proxy import Proxy, parameter, wired
 from tests.support.writers import writing
 
 
@@ -43,7 +44,7 @@ FORWARD = [State.PREPARING, State.BACKFILLING, State.BUILDING, State.VERIFYING, 
 @pytest.mark.parametrize("state", FORWARD)
 async def test_lost_in_a_transition(scene: Scene, wire: Wire, owner: Outsider, state: State, *, forwards: bool) -> None:
     """Every connection goes with it, that of the controller's lock too. Each transition is made once all the same."""
-    wire.proxy.arm("transition", state, forwards=forwards, everything=True)
+    wire.proxy.arm("transition", parameter(state), forwards=forwards, everything=True)
     async with writing(scene.library):
         migration = await wire.library.apply(cutover=True)
     assert wire.proxy.losses == 1
@@ -57,7 +58,7 @@ async def test_lost_in_a_transition(scene: Scene, wire: Wire, owner: Outsider, s
 @pytest.mark.parametrize("state", [State.ROLLING_BACK, State.ROLLED_BACK])
 async def test_lost_in_the_rollback(scene: Scene, wire: Wire, owner: Outsider, state: State, *, forwards: bool) -> None:
     await wire.library.apply(cutover=True)
-    wire.proxy.arm("transition", state, forwards=forwards, everything=True)
+    wire.proxy.arm("transition", parameter(state), forwards=forwards, everything=True)
     assert (await wire.library.rollback()).state is State.ROLLED_BACK
     assert wire.proxy.losses == 1
     assert (await _roads(owner))[-2:] == ["rolling_back", "rolled_back"]
@@ -92,3 +93,18 @@ async def test_lost_again_and_again(scene: Scene, wire: Wire) -> None:
             await scene.library.search("shelf")
     assert (await apply).state is State.SOAKING
     await assert_indexes_equal_source(scene.library)
+
+
+async def test_what_is_read_is_held_again(scene: Scene, owner: Outsider) -> None:
+    """The lock that keeps an index from being dropped goes with its connection, and the next search takes it anew."""
+    async with reshelve.connect(scene.target) as library:
+        old = (await library.apply(cutover=True)).source_index_id
+        async with scene.library.backends.pins.reading(old):
+            await owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await scene.library.search("shelf", index=old)
+            with pytest.raises(IndexInUse):
+                await library.cleanup(skip_soak=True)
+            assert (await scene.library.search("shelf", index=old)).results

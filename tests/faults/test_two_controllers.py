@@ -18,7 +18,7 @@ from reshelve.settings import load_settings
 from tests.faults.conftest import Scene
 from tests.support.oracle import assert_indexes_equal_source
 from tests.support.program import program
-from tests.support.proxy import Proxy, wired
+from tests.support.proxy import Proxy, parameter, wired
 from tests.support.rollouts import (
     conducted,
     is_in,
@@ -33,7 +33,7 @@ from tests.support.waiting import until
 from tests.support.writers import writing
 
 ROAD = ["preparing", "backfilling", "building", "verifying", "shadowing", "rolling_out", "soaking"]
-SCHEDULE = rollout_lines(schedule='"10%:0s, 50%:0s, 100%:1h"')
+SCHEDULE = rollout_lines(schedule='"10%:0s, 50%:0s, 100%:1h"') + "\n[rag.migration.throttle]\nenabled = false\n"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ async def test_started_at_once_while_one_loses_its_connections(scene: Scene, pai
 
 
 @pytest.mark.parametrize("forwards", [True, False], ids=["committed", "not-committed"])
-@pytest.mark.parametrize("markers", [('"to": 50.0',), ("transition", "soaking")], ids=["share", "switch"])
+@pytest.mark.parametrize("markers", [('"to": 50.0',), ("transition", parameter("soaking"))], ids=["share", "switch"])
 async def test_one_loses_its_connections_in_a_step(
     scene: Scene, pair: Pair, markers: tuple[str, ...], *, forwards: bool
 ) -> None:
@@ -93,7 +93,7 @@ async def test_one_loses_its_connections_in_a_step(
     async with under_fire(scene, pair.other), conducted(pair.cut):
         await until(lambda: pair.proxy.losses == 1, seconds=60)
         async with conducted(pair.other):
-            await until(lambda: is_in(pair.other, State.SOAKING))
+            await until(lambda: is_in(pair.other, State.SOAKING), seconds=60)
 
 
 async def test_two_processes(scene: Scene, pair: Pair) -> None:

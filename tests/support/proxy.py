@@ -20,6 +20,11 @@ _COMMIT = b"COMMIT\0"
 _CHUNK = 1 << 16
 
 
+def parameter(value: str) -> str:
+    """A text as a query's parameter, on the wire: behind its length. The query's own words are not meant."""
+    return chr(len(value)) + value
+
+
 @dataclass(eq=False)
 class _Passage:
     """One client's connection and the server's, and what the client said in the transaction that is open."""

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 
-from reshelve.database.pools import PATIENCE_SECONDS, Connection, Database
+from reshelve.database.pools import PATIENCE_SECONDS, Connection, Database, has_ended
 from reshelve.errors import DatabaseUnavailable
 from reshelve.tasks import cancel_and_wait
 
@@ -39,7 +39,7 @@ class IndexPins:
         """Hold the index for as long as the block runs: it is not dropped meanwhile."""
         self._readers[index_id] = self._readers.get(index_id, 0) + 1
         try:
-            if index_id not in self._last_used or self._connection is None or self._connection.closed:
+            if index_id not in self._last_used or self._connection is None or has_ended(self._connection):
                 await self._lock(index_id)
             yield
         finally:
@@ -63,7 +63,9 @@ class IndexPins:
                 self._janitor = asyncio.create_task(self._release_idle())
 
     async def _lock_now(self, index_id: int) -> None:
-        if self._connection is None or self._connection.closed:
+        if self._connection is None or has_ended(self._connection):
+            if self._connection is not None:
+                await self._connection.close()
             self._connection = await self._database.dedicated()
             self._last_used.clear()
             for held in [held for held, readers in self._readers.items() if readers > 0 and held != index_id]:

@@ -66,10 +66,7 @@ class Database:
         return pool
 
     async def _check(self, connection: Connection) -> None:
-        """Nothing comes on an idle connection, but for its end: a lost server is seen without a round trip."""
-        looker = select.poll()
-        looker.register(connection.fileno(), select.POLLIN)
-        if looker.poll(0):
+        if has_ended(connection):
             try:
                 await AsyncConnectionPool.check_connection(connection)
             except psycopg.OperationalError:
@@ -144,6 +141,18 @@ class Database:
                 yield connection
         finally:
             await connection.close()
+
+
+def has_ended(connection: Connection) -> bool:
+    """Nothing comes on an idle connection, but for its end: a lost server is seen without a round trip.
+
+    Where it is not idle, this may be wrong.
+    """
+    if connection.closed:
+        return True
+    looker = select.poll()
+    looker.register(connection.fileno(), select.POLLIN)
+    return bool(looker.poll(0))
 
 
 async def _configure(connection: Connection) -> None:

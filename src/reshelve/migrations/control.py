@@ -75,10 +75,12 @@ class Control:
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         word, self._word = self._word, None
-        if word is not None:
-            await cancel_and_wait(word)
-        if connection is not None:
-            await connection.close()
+        try:
+            if word is not None:
+                await cancel_and_wait(word)
+        finally:
+            if connection is not None:
+                await connection.close()
 
 
 async def _keep_word(connection: Connection) -> None:
