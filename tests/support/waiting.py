@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 90.0) -> None:
     """Raises TimeoutError when it does not come true."""
     async with asyncio.timeout(seconds):
         while True:
