@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from psycopg import sql
 
 import reshelve
 from reshelve.domain.migration import State
 from reshelve.domain.routes import bucket, share_of
 from reshelve.errors import GateHeld, InputError, TransitionRefused
-from reshelve.migrations.conductor import Conductor
 from reshelve.settings import Settings
 from tests.support.oracle import assert_indexes_equal_source
+from tests.support.rollouts import USERS, conducted, is_in, migration_of, rollout_lines
 from tests.support.waiting import until
 from tests.support.writers import documents
 
-USERS = [f"user-{number}" for number in range(40)]
-ROLLOUT = """
-[rag.rollout]
-shadow_seconds = 0
-shadow_sample = 1.0
-check_seconds = 0.1
-min_requests = 20
-min_shadowed = 5
-require_judged = false
-min_overlap = 0.0
-"""
 MakeSettings = Callable[[str], Settings]
 
 
 @asynccontextmanager
-async def moving(settings_of: MakeSettings, more: str = ROLLOUT) -> AsyncGenerator[reshelve.Library]:
+async def moving(settings_of: MakeSettings, more: str = "") -> AsyncGenerator[reshelve.Library]:
     """A library on hashing-64 whose migration to hashing-128 is verified."""
     async with reshelve.connect(settings_of('[rag.embedding]\nmodel = "hashing-64"')) as library:
         await library.ingest(documents(40))
-    async with reshelve.connect(settings_of('[rag.embedding]\nmodel = "hashing-128"\n' + more)) as library:
+    async with reshelve.connect(
+        settings_of('[rag.embedding]\nmodel = "hashing-128"\n' + (more or rollout_lines()))
+    ) as library:
         assert (await library.apply()).state in (State.VERIFYING, State.SHADOWING)
         yield library
 
@@ -87,16 +78,12 @@ async def test_a_step_needs_the_proof_and_a_sensible_share(settings_of: MakeSett
 
 
 async def test_the_schedule_climbs_by_itself(settings_of: MakeSettings) -> None:
-    more = ROLLOUT + 'schedule = "10%:0s, 50%:0s, 100%:1h"\n'
+    more = rollout_lines(schedule='"10%:0s, 50%:0s, 100%:1h"')
     async with moving(settings_of, more) as library:
-        conductor = Conductor(library.backends)
-        conductor.start()
-        try:
-            seen: Counter[str] = Counter()
-            while (await library.status()).migration.state != "soaking":  # type: ignore[union-attr]
+        seen: Counter[str] = Counter()
+        async with conducted(library):
+            while not await is_in(library, State.SOAKING):
                 seen.update((await arms(library)).values())
-        finally:
-            await conductor.stop()
         status = await library.status()
         assert status.migration is not None
         shares = [entry["facts"]["to"] for entry in status.migration.journal if entry["event"] == "share"]
@@ -108,25 +95,18 @@ async def test_the_schedule_climbs_by_itself(settings_of: MakeSettings) -> None:
 
 
 async def test_what_is_not_proven_holds(settings_of: MakeSettings) -> None:
-    more = ROLLOUT.replace("require_judged = false", "") + 'schedule = "10%:0s, 100%:1h"\n'
+    more = rollout_lines(require_judged="true", schedule='"10%:0s, 100%:1h"')
     async with moving(settings_of, more) as library:
-        conductor = Conductor(library.backends)
-        conductor.start()
-        try:
+        async with conducted(library):
             for _ in range(3):
                 await arms(library)
 
             async def only_quality_is_open() -> bool:
-                migration = (await library.status()).migration
-                assert migration is not None
+                migration = await migration_of(library)
                 return {gate["gate"] for gate in migration.gates if gate["outcome"] != "pass"} == {"judged_queries"}
 
-            await until(only_quality_is_open, seconds=20)
-            migration = (await library.status()).migration
-            assert migration is not None
-            assert migration.state == "shadowing"
-        finally:
-            await conductor.stop()
+            await until(only_quality_is_open)
+            assert await is_in(library, State.SHADOWING)
         # A person may take the step all the same.
         assert (await library.rollout(10)).state is State.ROLLING_OUT
 
@@ -143,33 +123,21 @@ async def test_a_failing_candidate_is_answered_for_and_taken_back(settings_of: M
         assert any("circuit breaker" in (answer.fell_back or "") for answer in fell_back)
         with pytest.raises(GateHeld, match="no rollout"):
             await until(lambda: _refused(library), seconds=20)
-        conductor = Conductor(library.backends)
-        conductor.start()
-        try:
-
-            async def rolled_back() -> bool:
-                return (await library.status()).migration.state == "rolled_back"  # type: ignore[union-attr]
-
-            await until(rolled_back, seconds=20)
-        finally:
-            await conductor.stop()
+        async with conducted(library):
+            await until(lambda: is_in(library, State.ROLLED_BACK))
         assert set((await arms(library)).values()) == {"serving"}
 
 
 async def _refused(library: reshelve.Library) -> bool:
     await library.rollout(60)
-    await asyncio.sleep(0)
     return False
 
 
 async def _break(library: reshelve.Library) -> None:
     """The candidate's table loses its vectors' column: every search of it fails, and every one of the other works."""
-    status = await library.status()
-    assert status.migration is not None
+    table = sql.Identifier("reshelve", f"embeddings_{(await migration_of(library)).to_index}")
     async with library.backends.database.owner() as connection:
-        await connection.execute(
-            f"ALTER TABLE reshelve.embeddings_{status.migration.to_index} RENAME COLUMN embedding TO broken"  # type: ignore[arg-type]
-        )
+        await connection.execute(sql.SQL("ALTER TABLE {} RENAME COLUMN embedding TO broken").format(table))
 
 
 async def test_a_backfill_category_by_category(settings_of: MakeSettings) -> None:

@@ -26,6 +26,7 @@ from reshelve.migrations.conductor import Conductor
 from reshelve.migrations.evidence import look
 from reshelve.operations.figures import read_figures
 from reshelve.settings import Settings
+from tests.support.rollouts import migration_of
 from tests.support.waiting import until
 from tests.support.writers import documents
 
@@ -159,7 +160,7 @@ async def test_the_judged_queries_are_asked_before_each_step(settings_of: Settin
             async def half_way() -> bool:
                 for user in USERS:
                     await library.search("shelf", user=user)
-                return (await library.status()).migration.percent >= 50  # type: ignore[union-attr]
+                return (await migration_of(library)).percent >= 50
 
             await until(half_way, seconds=60)
         finally:
@@ -205,7 +206,7 @@ async def test_it_is_only_shadowed_for_so_long(settings_of: SettingsOf) -> None:
         assert (await library.apply()).state is State.SHADOWING
         soon = library.of("default", settings=settings_of(rollout(**{**patient, "shadow_seconds": "0"})))
         assert (await soon.apply()).state is State.ROLLING_OUT
-        assert (await soon.status()).migration.percent == 50  # type: ignore[union-attr]
+        assert (await migration_of(soon)).percent == 50
 
 
 @pytest.mark.parametrize(("sample", "shadowed"), [("0.0", 0), ("1.0", len(USERS))])

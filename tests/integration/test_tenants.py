@@ -195,8 +195,8 @@ async def test_who_stays_on_one_side(settings_of: SettingsOf, sticky_by: str) ->
         assert 0 < len(chosen) < len(units)
         for unit in units:
             for user in ("ada", "ben"):
-                whose = {"session": unit} if sticky_by == "session" else {"tenant": unit}
-                found = await library.search("shelf", user=user, **whose)  # type: ignore[arg-type]
+                session, tenant = (unit, "") if sticky_by == "session" else (None, unit)
+                found = await library.search("shelf", user=user, session=session, tenant=tenant)
                 assert found.arm == ("candidate" if unit in chosen else "serving")
         # Whoever does not say which unit they are of is no guinea pig.
         assert (await library.search("shelf", user="ada")).arm == "serving"

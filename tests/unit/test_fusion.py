@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,9 +36,9 @@ def test_the_intersection_is_what_every_ranking_has_with_the_same_scores(given_r
 
 
 @given(rankings, st.randoms())
-def test_the_order_of_the_rankings_changes_no_score(given_rankings: list[list[int]], chance: object) -> None:
+def test_the_order_of_the_rankings_changes_no_score(given_rankings: list[list[int]], chance: random.Random) -> None:
     shuffled = given_rankings.copy()
-    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    chance.shuffle(shuffled)
     assert dict(reciprocal_rank_fusion(shuffled)) == pytest.approx(dict(reciprocal_rank_fusion(given_rankings)))
 
 

@@ -84,9 +84,8 @@ async def circuit_breaker(request: Request, params: Annotated[CollectionParams, 
 
 
 def _by_arm(route: Route, reports: list[BreakerReport]) -> list[dict[str, Any]]:
-    sides = [(Arm.SERVING, route.old), *([(Arm.CANDIDATE, route.new)] if route.new is not None else [])]
     found: list[dict[str, Any]] = []
-    for arm, index in sides:
+    for arm, index in route.sides:
         own = [report for report in reports if report.index == index.id and arm is Arm.CANDIDATE]
         states = {report.state for report in own}
         names = ("process", "state", "failures", "reason", "since", "seen_at")

@@ -275,6 +275,14 @@ async def get_index(connection: Connection, index_id: int) -> Index:
     return index_from_row(row)
 
 
+async def get_live_index(connection: Connection, index_id: int, *, collection_id: int) -> Index:
+    """Raises NotFoundError for one that is dropped, or another collection's."""
+    index = await get_index(connection, index_id)
+    if index.collection_id != collection_id or index.state is IndexState.DROPPED:
+        raise NotFoundError(f"index {index_id} is not one of this collection's", advice="See reshelve status.")
+    return index
+
+
 async def live_indexes(connection: Connection, collection_id: int | None = None) -> list[Index]:
     """Every index that is fed, of one collection or of all."""
     cursor = await connection.execute(

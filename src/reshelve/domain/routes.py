@@ -72,6 +72,15 @@ class Route:
     def share_now(self) -> int:
         return BUCKETS if self.previous is not None else self.share
 
+    @property
+    def percent_now(self) -> float:
+        return self.share_now * 100 / BUCKETS
+
+    @property
+    def sides(self) -> list[tuple[Arm, Index]]:
+        """Who takes part: the old index, and the new one where there is one."""
+        return [(Arm.SERVING, self.old), *([(Arm.CANDIDATE, self.new)] if self.new is not None else [])]
+
     def arm_of(self, index_id: int) -> Arm:
         return Arm.CANDIDATE if self.new is not None and index_id == self.new.id else Arm.SERVING
 

@@ -10,9 +10,9 @@ from typing import Any
 from reshelve.backends import Backends
 from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
-from reshelve.domain.indexes import Index, IndexState, Scope
+from reshelve.domain.indexes import Index, Scope
 from reshelve.domain.overlap import overlap_at_k, rank_biased_overlap
-from reshelve.errors import InputError, NotFoundError
+from reshelve.errors import InputError
 from reshelve.retrieval.dense import Answer, ask
 from reshelve.retrieval.search import check_query
 
@@ -126,10 +126,10 @@ async def _sides(
                     "there is no candidate to compare with", advice="Name two indexes: --index ID --index ID."
                 )
             return route.old, route.new
-        a, b = [await catalog.get_index(connection, index_id) for index_id in indexes]
-    for index in (a, b):
-        if index.collection_id != route.collection_id or index.state is IndexState.DROPPED:
-            raise NotFoundError(f"index {index.id} is not one of this collection's", advice="See reshelve status.")
+        a, b = [
+            await catalog.get_live_index(connection, index_id, collection_id=route.collection_id)
+            for index_id in indexes
+        ]
     return a, b
 
 

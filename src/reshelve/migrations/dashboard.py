@@ -13,12 +13,13 @@ from reshelve.database.pools import Connection
 from reshelve.domain.figures import ArmFigures
 from reshelve.domain.gates import Outcome
 from reshelve.domain.indexes import Index
-from reshelve.domain.migration import LIVE, ROAD, State
-from reshelve.domain.routes import BUCKETS, Arm, Route
+from reshelve.domain.migration import LIVE, ROAD
+from reshelve.domain.routes import Arm, Route
 from reshelve.domain.thresholds import TARGETS, Check, Threshold, check, measured
 from reshelve.errors import InputError
 from reshelve.indexing.outbox import lag
 from reshelve.migrations import records
+from reshelve.migrations.rollout import percent_now
 from reshelve.operations.alerts import Alert, list_alerts
 from reshelve.operations.breakers import read_breakers
 from reshelve.operations.figures import read_figures, read_series
@@ -201,7 +202,7 @@ def _arms(
     settings: RolloutSettings,
 ) -> list[ArmReport]:
     """The sides of the route as it is, then indexes that had another role within the range."""
-    current = [(route.old.id, Arm.SERVING), *([(route.new.id, Arm.CANDIDATE)] if route.new is not None else [])]
+    current = [(index.id, arm) for arm, index in route.sides]
     serving = figures.get(current[0], _NONE)
     reports: list[ArmReport] = []
     for place in [*current, *sorted(key for key in figures if key not in current)]:
@@ -283,12 +284,11 @@ async def _migration(connection: Connection, route: Route) -> MigrationReport | 
     if found is None:
         return None
     source = await catalog.get_index(connection, found.source_index_id)
-    ours = route.salt == str(found.id)
     return MigrationReport(
         id=found.id,
         tenant=found.tenant,
         state=found.state.value,
-        percent=100.0 if found.state is State.COMPLETED else route.share_now * 100 / BUCKETS if ours else 0.0,
+        percent=percent_now(found, route),
         from_index=source.id,
         to_index=found.target_index_id,
         from_model=source.model.name,

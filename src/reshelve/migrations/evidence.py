@@ -9,6 +9,7 @@ from typing import Any
 
 from reshelve.backends import Backends
 from reshelve.database.pools import Connection
+from reshelve.domain.breaker import BreakerState
 from reshelve.domain.figures import ArmFigures
 from reshelve.domain.gates import Evidence, JudgedEvidence, Limits, Outcome, Verdict, quality, safety
 from reshelve.domain.migration import State
@@ -17,6 +18,7 @@ from reshelve.errors import GateHeld
 from reshelve.indexing.outbox import lag, require_triggers
 from reshelve.migrations import records
 from reshelve.migrations.records import Migration
+from reshelve.operations.breakers import read_breakers
 from reshelve.operations.figures import read_figures
 from reshelve.settings import Settings
 
@@ -26,7 +28,6 @@ _LATE_SINCE = "late_since"
 SPENT_AT_PROOF = "spent_at_proof_usd"
 """Later writes are embedded too, and are no part of what was planned."""
 _ENOUGH_SERVING = 50
-_BREAKER_SEEN_SECONDS = 15
 _NONE = ArmFigures.from_counts([])
 
 
@@ -78,6 +79,7 @@ async def _gather(backends: Backends, connection: Connection, migration: Migrati
     assert migration.target_index_id is not None
     judged = migration.evidence.get("judged")
     kept = {field.name for field in fields(JudgedEvidence)}
+    breakers = await read_breakers(connection, index_id=migration.target_index_id)
     return Evidence(
         candidate=await _candidate(connection, migration, recent=False),
         recent=await _candidate(connection, migration, recent=True),
@@ -87,7 +89,7 @@ async def _gather(backends: Backends, connection: Connection, migration: Migrati
         late_seconds=await _late_seconds(connection, migration),
         verified=None if migration.verification is None else bool(migration.verification["passed"]),
         triggers_present=await _triggers_present(connection),
-        breaker_open=await _breaker_open(connection, migration.target_index_id),
+        breaker_open=any(row.state is BreakerState.OPEN for row in breakers),
         judged=JudgedEvidence(**{key: value for key, value in judged.items() if key in kept}) if judged else None,
         spent_usd=migration.evidence.get(SPENT_AT_PROOF, migration.spent_usd),
         planned_usd=migration.plan.get("cost_usd"),
@@ -171,13 +173,3 @@ async def _triggers_present(connection: Connection) -> bool:
     except GateHeld:
         return False
     return True
-
-
-async def _breaker_open(connection: Connection, index_id: int) -> bool:
-    cursor = await connection.execute(
-        "SELECT EXISTS (SELECT FROM circuit_breakers WHERE index_id = %s AND state = 'open' "
-        "AND seen_at > clock_timestamp() - make_interval(secs => %s))",
-        (index_id, _BREAKER_SEEN_SECONDS),
-    )
-    row = await cursor.fetchone()
-    return bool(row and row[0])

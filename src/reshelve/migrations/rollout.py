@@ -11,7 +11,7 @@ from reshelve.crash_points import crash_point
 from reshelve.database import catalog
 from reshelve.database.pools import Connection
 from reshelve.domain.migration import LIVE, State
-from reshelve.domain.routes import BUCKETS, share_of
+from reshelve.domain.routes import BUCKETS, Route, share_of
 from reshelve.errors import InputError
 from reshelve.migrations import records
 from reshelve.migrations.cutover import change_route, own_route
@@ -50,10 +50,20 @@ async def set_share(
                 sticky_by=backends.settings.rollout.sticky_by,
             ),
         )
-        was = before.share * 100 / BUCKETS
+        was = before.percent_now
         await records.journal(connection, migration.id, "share", facts={"from": was, "to": percent, **(facts or {})})
         crash_point("share.before_commit")
     crash_point("share.after_commit")
+
+
+def percent_now(migration: Migration, route: Route | None) -> float:
+    """How many of the units this migration's new index answers. `route` is the migration's own; None: gone."""
+    if migration.state is State.COMPLETED:
+        return 100.0
+    # A route keeps the salt of the migration that last shared it out.
+    if route is None or route.new is None or route.salt != str(migration.id):
+        return 0.0
+    return route.percent_now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +95,7 @@ async def rollout_facts(backends: Backends, connection: Connection, migration: M
     if migration.live_state not in LIVE:
         return RolloutFacts(steps_left=_steps_left(migration, 0.0), judging=judging)
     route = await own_route(connection, migration)
-    percent = route.share_now * 100 / BUCKETS
+    percent = route.percent_now
     seen = await look(backends, connection, migration)
     hold = _hold_seconds(migration, percent) if percent else settings.shadow_seconds
     judged = migration.evidence.get("judged", {}).get("step") == str(migration.step_since)

@@ -12,11 +12,11 @@ from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
 from reshelve.domain.migration import State
-from reshelve.domain.routes import BUCKETS
 from reshelve.errors import NotFoundError
 from reshelve.indexing.outbox import lag
 from reshelve.indexing.ranges import progress
 from reshelve.migrations import records
+from reshelve.migrations.rollout import percent_now
 from reshelve.settings import FLAGS, Settings
 
 _RATE_WINDOW_SECONDS = 30
@@ -245,13 +245,8 @@ def _next_step(migration: records.Migration) -> str:
 
 
 async def _percent(connection: Connection, migration: records.Migration) -> float:
-    if migration.state is State.COMPLETED:
-        return 100.0
     route = await routes.own_route(connection, migration.collection_id, migration.tenant)
-    # A route keeps the salt of the migration that last shared it out.
-    if route is None or route.new is None or route.salt != str(migration.id):
-        return 0.0
-    return route.share_now * 100 / BUCKETS
+    return percent_now(migration, route)
 
 
 async def _rate(connection: Connection, index_id: int) -> float:

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from reshelve.database.catalog import get_index
+from reshelve.database.catalog import get_live_index
 from reshelve.database.pools import Connection
-from reshelve.domain.indexes import IndexState
 from reshelve.domain.interleaving import anytime_valid
 from reshelve.domain.routes import Arm, Route
 from reshelve.errors import NotFoundError
@@ -72,7 +71,7 @@ async def record(
     unit: str | None = None,
 ) -> Feedback:
     """Said again, it counts once and has the same answer. Raises NotFoundError for a chunk or index not there."""
-    index = await get_index(connection, index_id)
+    await get_live_index(connection, index_id, collection_id=collection_id)
     cursor = await connection.execute(
         """
         SELECT FROM chunks c JOIN documents d ON d.id = c.document_id
@@ -83,10 +82,6 @@ async def record(
     if await cursor.fetchone() is None:
         raise NotFoundError(
             f"no chunk {chunk_id}", advice="Give the chunk_id of a result, and the tenant who searched."
-        )
-    if index.collection_id != collection_id or index.state is IndexState.DROPPED:
-        raise NotFoundError(
-            f"index {index_id} is not one of this collection's", advice="Give the result's own `index`."
         )
     await connection.execute(
         """
@@ -107,7 +102,6 @@ async def record(
 
 async def tally(connection: Connection, route: Route, *, tenant: str | None = None) -> Tally:
     """What was used of the two indexes that share the route's searches (None: by all tenants together)."""
-    sides = [(Arm.SERVING, route.old), *([(Arm.CANDIDATE, route.new)] if route.new is not None else [])]
     cursor = await connection.execute(
         """
         SELECT coalesce(sum(old), 0)::bigint, count(*) FILTER (WHERE old > 0),
@@ -133,7 +127,7 @@ async def tally(connection: Connection, route: Route, *, tenant: str | None = No
     counts, ties = (row[0:3], row[3:6]), row[6]
     arms = [
         ArmTally(arm=arm, index=index.id, model=index.model.name, used=used, searches=searches, wins=wins)
-        for (arm, index), (used, searches, wins) in zip(sides, counts, strict=False)
+        for (arm, index), (used, searches, wins) in zip(route.sides, counts, strict=False)
     ]
     if len(arms) < 2:
         return Tally(arms=arms, ties=ties, e_value=None, preferred=None)

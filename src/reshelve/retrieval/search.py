@@ -15,10 +15,10 @@ from typing import Any
 import structlog
 
 from reshelve.backends import Backends
-from reshelve.database.catalog import get_index, live_indexes
+from reshelve.database.catalog import get_live_index, live_indexes
 from reshelve.database.pools import Connection
 from reshelve.database.routes import get_route
-from reshelve.domain.indexes import Index, IndexState, Metric, Scope
+from reshelve.domain.indexes import Index, Metric, Scope
 from reshelve.domain.interleaving import team_draft
 from reshelve.domain.routes import Arm, Choice, Route, share_of
 from reshelve.errors import DatabaseUnavailable, InputError, NotFoundError, StoreError
@@ -119,7 +119,7 @@ async def _search_once(backends: Backends, request: SearchRequest) -> SearchResp
             backends.embedders.open_ahead(each.model_id for each in live)
         if request.index_id is None:
             return route, None
-        return route, await _readable(connection, request.index_id, route.collection_id)
+        return route, await get_live_index(connection, request.index_id, collection_id=route.collection_id)
 
     route, asked = await backends.database.read(look_up)
     if request.models:
@@ -311,13 +311,6 @@ def _times(request: SearchRequest, response: SearchResponse) -> dict[str, Any]:
     }
 
 
-async def _readable(connection: Connection, index_id: int, collection_id: int) -> Index:
-    index = await get_index(connection, index_id)
-    if index.collection_id != collection_id or index.state is IndexState.DROPPED:
-        raise NotFoundError(f"index {index_id} is not one of this collection's", advice="See reshelve status.")
-    return index
-
-
 async def search_documents(
     backends: Backends,
     query: str,
@@ -331,7 +324,11 @@ async def search_documents(
     async with backends.database.service() as connection:
         route = await get_route(connection, collection, tenant)
         # Asked by its id, so that an evaluation is not counted among the live searches.
-        index = route.serving if index_id is None else await _readable(connection, index_id, route.collection_id)
+        index = (
+            route.serving
+            if index_id is None
+            else await get_live_index(connection, index_id, collection_id=route.collection_id)
+        )
     wanted = min(documents * 2, MAX_TOP_K)
     while True:
         check_query(query, top_k=wanted)
