@@ -40,6 +40,7 @@ async def open_backends(settings: Settings) -> Backends:
         service=service,
         pool_size=settings.database.pool_size,
         ef_search=settings.vector_storage.hnsw.ef_search,
+        idle_in_transaction_seconds=settings.database.idle_in_transaction_seconds,
         vector_schema=extension_schema,
     )
     await database.open()

@@ -73,6 +73,7 @@ def declare(database_urls: tuple[str, str], tmp_path: Path) -> Declare:
         model: str = "hashing-64",
         *,
         backend: str = "pgvector",
+        database: str = "",
         embedding: str = "",
         storage: str = "",
         migration: str = "",
@@ -81,7 +82,7 @@ def declare(database_urls: tuple[str, str], tmp_path: Path) -> Declare:
         """The named lines go under their tables, `extra` at the end."""
         file = tmp_path / "rag.toml"
         file.write_text(
-            f'[rag.database]\nurl = "{database_urls[0]}"\nservice_url = "{database_urls[1]}"\n'
+            f'[rag.database]\nurl = "{database_urls[0]}"\nservice_url = "{database_urls[1]}"\n{database}\n'
             f'[rag.embedding]\nmodel = "{model}"\n{embedding}\n'
             f'[rag.vector_storage]\nbackend = "{backend}"\n{storage}\n'
             f"[rag.migration]\nlease_seconds = 0.5\nrange_rows = 40\n{migration}\n{extra}",

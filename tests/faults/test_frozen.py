@@ -41,11 +41,13 @@ async def _leases(owner: Outsider) -> set[object]:
     return {row[0] for row in await cursor.fetchall()}
 
 
-async def test_a_controller_that_was_frozen_changes_nothing(scene: Scene) -> None:
-    """Its ranges, and its right to work on the migration, are another's by the time it goes on."""
-    async with program(scene.target, "apply", stop_at="prepare.after_embedding:3") as frozen:
+@pytest.mark.parametrize("place", ["prepare.after_embedding:3", "apply.before_commit:2"])
+async def test_a_controller_that_was_frozen_changes_nothing(scene: Scene, place: str) -> None:
+    """Its ranges, its open transaction and its right to work on the migration are taken from it meanwhile."""
+    target = scene.declare("hashing-128", database="idle_in_transaction_seconds = 2")
+    async with program(target, "apply", stop_at=place) as frozen:
         await stopped(frozen)
-        async with reshelve.connect(scene.target) as library, reading(library):
+        async with reshelve.connect(target) as library, reading(library):
             await library.start()
             async with conducted(library):
                 await until(lambda: is_in(library, State.VERIFYING))

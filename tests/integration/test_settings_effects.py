@@ -11,7 +11,7 @@ import pytest
 
 import reshelve
 from reshelve.domain.migration import State
-from reshelve.errors import GateHeld, ModelError
+from reshelve.errors import DatabaseUnavailable, GateHeld, ModelError
 from reshelve.indexing.ranges import fill_one_range
 from reshelve.migrations import backfill
 from reshelve.settings import Settings
@@ -33,6 +33,18 @@ async def test_collections_are_apart(settings_of: SettingsOf) -> None:
 async def test_the_pool_has_its_size(settings_of: SettingsOf) -> None:
     async with reshelve.connect(settings_of(f"[rag.database]\npool_size = 3\n{HASHING}")) as library:
         assert library.backends.database.service_pool_size == 3
+
+
+async def test_who_stands_still_in_a_transaction_is_cut_off(settings_of: SettingsOf) -> None:
+    async with reshelve.connect(settings_of(f"[rag.database]\nidle_in_transaction_seconds = 1\n{HASHING}")) as library:
+        database = library.backends.database
+        with pytest.raises(DatabaseUnavailable, match="idle-in-transaction"):
+            async with database.service() as connection, connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock(1)")
+                async with database.owner() as other, asyncio.timeout(30):
+                    await other.execute("SELECT pg_advisory_xact_lock(1)")
+                await connection.execute("SELECT 1")
+        assert await library.ingest(documents(1))
 
 
 async def test_the_index_is_made_as_declared(settings_of: SettingsOf) -> None:

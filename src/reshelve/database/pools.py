@@ -41,10 +41,20 @@ class Database:
     """
 
     def __init__(
-        self, *, owner: str, service: str, pool_size: int, ef_search: int, vector_schema: str = "public"
+        self,
+        *,
+        owner: str,
+        service: str,
+        pool_size: int,
+        ef_search: int,
+        idle_in_transaction_seconds: float = 60.0,
+        vector_schema: str = "public",
     ) -> None:
         self.owner_address = owner
-        self._options = f"{_OPTIONS} -c search_path={SCHEMA},{vector_schema} -c hnsw.ef_search={ef_search}"
+        self._options = (
+            f"{_OPTIONS} -c search_path={SCHEMA},{vector_schema} -c hnsw.ef_search={ef_search} "
+            f"-c idle_in_transaction_session_timeout={idle_in_transaction_seconds * 1000:.0f}"
+        )
         self._owner = self._pool(owner, size=4)
         self._service = self._pool(service, size=pool_size)
         self._away = False
@@ -172,7 +182,7 @@ async def _translated() -> AsyncGenerator[None]:
         yield
     except PoolTimeout as error:
         raise DatabaseUnavailable("no database connection became free in time") from error
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout) as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             # The query was cancelled because we were: that must not look like a fault that passes.

@@ -17,13 +17,15 @@ class DatabaseSettings(_Section):
     """Where PostgreSQL is. Without a `url`, an embedded server under `directory`.
 
     `url` is the role that owns the schema. `service_url`, if given, is a login that is a member of `reshelve_service`:
-    searches and writes go through it.
+    searches and writes go through it. A process that stands still for `idle_in_transaction_seconds` in the middle of a
+    transaction is cut off by the server, and what it held is free.
     """
 
     url: SecretStr | None = None
     service_url: SecretStr | None = None
     directory: str = ".reshelve"
     pool_size: int = Field(default=8, ge=2, le=200)
+    idle_in_transaction_seconds: float = Field(default=60.0, ge=1.0, le=86_400)
 
 
 class HnswSettings(_Section):
