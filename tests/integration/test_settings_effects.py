@@ -36,14 +36,19 @@ async def test_the_pool_has_its_size(settings_of: SettingsOf) -> None:
 
 
 async def test_who_stands_still_in_a_transaction_is_cut_off(settings_of: SettingsOf) -> None:
-    async with reshelve.connect(settings_of(f"[rag.database]\nidle_in_transaction_seconds = 1\n{HASHING}")) as library:
+    text = f"[rag.database]\nidle_in_transaction_seconds = 1\n{HASHING}"
+    async with reshelve.connect(settings_of(text)) as library:
         database = library.backends.database
-        with pytest.raises(DatabaseUnavailable, match="idle-in-transaction"):
+
+        async def stand_still() -> None:
             async with database.service() as connection, connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock(1)")
                 async with database.owner() as other, asyncio.timeout(30):
                     await other.execute("SELECT pg_advisory_xact_lock(1)")
                 await connection.execute("SELECT 1")
+
+        with pytest.raises(DatabaseUnavailable, match="idle-in-transaction"):
+            await stand_still()
         assert await library.ingest(documents(1))
 
 

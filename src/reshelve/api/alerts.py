@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Security
@@ -17,7 +16,7 @@ from reshelve.api.bodies import CollectionName
 from reshelve.api.service import service_of
 from reshelve.errors import ServiceUnavailable
 from reshelve.migrations.emergency import Reaction, react
-from reshelve.operations.alerts import Severity, Source, list_alerts
+from reshelve.operations.alerts import Alert, Severity, list_alerts
 
 router = APIRouter(prefix="/api/alerts", tags=["alerts"])
 _bearer = HTTPBearer(auto_error=False, description="rag.alerts.webhook_secret")
@@ -76,25 +75,8 @@ class AlertParams(BaseModel):
     limit: int = Field(default=50, ge=1, le=1000, examples=[10])
 
 
-class AlertAnswer(BaseModel):
-    """`outcome` says what was done; `delivered_at`, when the operator's own webhook (`rag.alerts.url`) took it."""
-
-    id: int
-    at: datetime
-    collection: str | None
-    source: Source
-    type: str
-    severity: Severity
-    value: float | None
-    threshold: float | None
-    message: str
-    outcome: str
-    attempts: int
-    delivered_at: datetime | None
-
-
 class Alerts(BaseModel):
-    alerts: list[AlertAnswer]
+    alerts: list[Alert]
 
 
 _REFUSALS: dict[int | str, dict[str, str]] = {401: {"description": "The bearer token is missing or wrong"}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +19,10 @@ from pydantic import (
 
 from reshelve.api.problems import NO_NUL
 from reshelve.corpus.checks import MAX_DOCUMENT_BYTES, MAX_ID_BYTES, MAX_TITLE_BYTES, check_metadata
+from reshelve.corpus.stored import StoredDocument
 from reshelve.errors import DocumentRefused
+from reshelve.migrations.status import IndexStatus
+from reshelve.retrieval.models import SearchableModel
 from reshelve.retrieval.search import MAX_QUERY_CHARACTERS, MAX_TOP_K
 
 MAX_DOCUMENTS = 1000
@@ -194,24 +196,10 @@ class Deleted(BaseModel):
     deleted: int
 
 
-class DocumentAnswer(BaseModel):
-    """`text` is null in a list; `chunks` are those that the serving index holds."""
-
-    id: str
-    title: str
-    text: str | None
-    metadata: dict[str, Any]
-    format: str
-    characters: int
-    chunks: int
-    created_at: datetime
-    updated_at: datetime
-
-
 class DocumentPage(BaseModel):
     """`next` is the `after` of the next page; null on the last one."""
 
-    documents: list[DocumentAnswer]
+    documents: list[StoredDocument]
     next: str | None
 
 
@@ -253,36 +241,6 @@ class SearchBody(Body):
         return self
 
 
-class ResultAnswer(BaseModel):
-    document_id: str
-    title: str
-    chunk_id: int
-    content: str
-    start: int
-    end: int
-    score: float
-    metadata: dict[str, Any]
-    index: int
-    model: str
-
-
-class SearchAnswer(BaseModel):
-    """`arm` is the side that answered; `fell_back` says why the candidate did not, where it should have."""
-
-    results: list[ResultAnswer]
-    index: int
-    model: str
-    query_model: str
-    epoch: int
-    search_id: str
-    arm: Literal["serving", "candidate"]
-    fell_back: str | None
-    interleaved: bool
-    embed_ms: float
-    search_ms: float
-    total_ms: float
-
-
 class ModelAnswer(BaseModel):
     model: str
     provider: str
@@ -294,16 +252,6 @@ class ModelAnswer(BaseModel):
 
 class Models(BaseModel):
     models: list[ModelAnswer]
-
-
-class SearchableModel(BaseModel):
-    """`role` is its index's part in the route; `standby` is none."""
-
-    model: str
-    provider: str
-    dimension: int
-    index: int
-    role: Literal["serving", "candidate", "previous", "standby"]
 
 
 class SearchableModels(BaseModel):
@@ -331,25 +279,8 @@ class Collections(BaseModel):
     collections: list[str]
 
 
-class IndexAnswer(BaseModel):
-    """`lag_changes` changes are not taken in, the oldest for `lag_seconds`; the model refused `refused` chunks."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: int
-    model: str
-    dimension: int
-    state: str
-    serving: bool
-    entries: int
-    built: bool
-    lag_changes: int
-    lag_seconds: float
-    refused: int
-
-
 class Indexes(BaseModel):
-    indexes: list[IndexAnswer]
+    indexes: list[IndexStatus]
 
 
 class CollectionAnswer(BaseModel):
@@ -359,5 +290,5 @@ class CollectionAnswer(BaseModel):
     documents: int
     chunks: int
     epoch: int
-    indexes: list[IndexAnswer]
+    indexes: list[IndexStatus]
     migration: dict[str, Any] | None

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,6 @@ from reshelve.api.answers import IdempotencyKey, answer, once
 from reshelve.api.bodies import (
     MAX_ID_BYTES,
     Deleted,
-    DocumentAnswer,
     DocumentBodies,
     DocumentBody,
     DocumentContent,
@@ -33,6 +31,7 @@ from reshelve.api.bodies import (
 from reshelve.api.problems import FieldRefused
 from reshelve.api.service import service_of
 from reshelve.corpus.readers import read_documents
+from reshelve.corpus.stored import StoredDocument
 from reshelve.domain.documents import Document
 from reshelve.errors import DocumentRefused, InputError, NotFoundError
 
@@ -87,13 +86,13 @@ async def list_documents(request: Request, params: Annotated[ListParams, Query()
     library = service_of(request).of(params.collection)
     found = await library.list_documents(tenant=params.tenant, after=params.after, limit=params.limit + 1)
     page, more = found[: params.limit], len(found) > params.limit
-    return answer({"documents": [asdict(each) for each in page], "next": page[-1].id if more else None})
+    return answer({"documents": page, "next": page[-1].id if more else None})
 
 
-@router.get("/{document_id:path}", response_model=DocumentAnswer, responses={404: {}})
+@router.get("/{document_id:path}", response_model=StoredDocument, responses={404: {}})
 async def get_document(request: Request, document_id: Id, params: Annotated[TenantParams, Query()]) -> Response:
     found = await service_of(request).of(params.collection).document(document_id, tenant=params.tenant)
-    return answer(asdict(found))
+    return answer(found)
 
 
 @router.put("/{document_id:path}", response_model=Written)

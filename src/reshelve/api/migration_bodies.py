@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from reshelve.api.bodies import NO_NUL, Body, CollectionName, Name
+from reshelve.migrations.status import MigrationStatus
 
 _Amount = Annotated[float, Field(gt=0)]
 
@@ -68,50 +69,5 @@ class PlanAnswer(BaseModel):
     risks: list[str]
 
 
-class MigrationAnswer(BaseModel):
-    """`percent` of the users are answered by the new index; `gates` is what the last look at the evidence said."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: int
-    tenant: str
-    state: str
-    from_index: int
-    to_index: int | None
-    from_model: str
-    to_model: str
-    rows: int
-    rows_done: int
-    rate: float
-    eta_seconds: float | None
-    spent_usd: float
-    budget_usd: float | None
-    reason: str | None
-    percent: float
-    schedule: list[dict[str, Any]]
-    driven_by: str
-    gates: list[dict[str, Any]]
-    next_step: str
-    journal: list[dict[str, Any]]
-
-
 class Migrations(BaseModel):
-    migrations: list[MigrationAnswer]
-
-
-class VerificationAnswer(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    passed: bool
-    problems: list[str]
-    chunks: int
-    entries: int
-    repaired: int
-
-
-class CleanedAnswer(BaseModel):
-    """`dropped` is null where the index was gone already, or serves another purpose."""
-
-    migration: int
-    dropped: int | None
-    rows: int
+    migrations: list[MigrationStatus]

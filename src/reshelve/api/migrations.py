@@ -12,16 +12,13 @@ from starlette.responses import Response
 from reshelve.api.answers import IdempotencyKey, answer, once
 from reshelve.api.bodies import MAX_NUMBER, CollectionParams, TenantParams
 from reshelve.api.migration_bodies import (
-    CleanedAnswer,
     CleanupBody,
-    MigrationAnswer,
     Migrations,
     PauseBody,
     PlanAnswer,
     ResumeBody,
     ShareBody,
     StartBody,
-    VerificationAnswer,
 )
 from reshelve.api.problems import FieldRefused
 from reshelve.api.service import service_of
@@ -29,6 +26,9 @@ from reshelve.database.catalog import collection_name
 from reshelve.errors import InputError, TransitionRefused
 from reshelve.library import Library
 from reshelve.migrations import records
+from reshelve.migrations.cleanup import Cleaned
+from reshelve.migrations.status import MigrationStatus
+from reshelve.migrations.verify import Verification
 
 router = APIRouter(prefix="/api/v1/migrations", tags=["migrations"], responses={404: {}})
 Id = Annotated[int, InPath(ge=1, le=MAX_NUMBER, examples=[1])]
@@ -42,7 +42,7 @@ async def plan_migration(request: Request, params: Annotated[TenantParams, Query
     return answer({"needed": plan.needed, **plan.as_dict()})
 
 
-@router.post("", response_model=MigrationAnswer, responses={409: {}})
+@router.post("", response_model=MigrationStatus, responses={409: {}})
 async def start_migration(request: Request, body: StartBody, idempotency_key: IdempotencyKey = None) -> Response:
     """Start what the settings file asks for, or go on with it. Answers at once: the service carries it out."""
 
@@ -66,14 +66,14 @@ async def list_migrations(request: Request, params: Annotated[CollectionParams, 
     return answer({"migrations": [asdict(each) for each in found]})
 
 
-@router.get("/{migration_id}", response_model=MigrationAnswer)
+@router.get("/{migration_id}", response_model=MigrationStatus)
 async def get_migration(request: Request, migration_id: Id) -> Response:
     """Its state, progress, spend, gates and journal."""
     library, _ = await _found(request, migration_id)
     return answer(await _shown(library, migration_id))
 
 
-@router.post("/{migration_id}/pause", response_model=MigrationAnswer, responses={409: {}})
+@router.post("/{migration_id}/pause", response_model=MigrationStatus, responses={409: {}})
 async def pause_migration(
     request: Request, migration_id: Id, body: PauseBody | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
@@ -87,7 +87,7 @@ async def pause_migration(
     return await once(request, idempotency_key, act)
 
 
-@router.post("/{migration_id}/resume", response_model=MigrationAnswer, responses={409: {}})
+@router.post("/{migration_id}/resume", response_model=MigrationStatus, responses={409: {}})
 async def resume_migration(
     request: Request, migration_id: Id, body: ResumeBody | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
@@ -101,7 +101,7 @@ async def resume_migration(
     return await once(request, idempotency_key, act)
 
 
-@router.put("/{migration_id}/share", response_model=MigrationAnswer, responses={409: {}})
+@router.put("/{migration_id}/share", response_model=MigrationStatus, responses={409: {}})
 async def set_share(
     request: Request, migration_id: Id, body: ShareBody, idempotency_key: IdempotencyKey = None
 ) -> Response:
@@ -115,7 +115,7 @@ async def set_share(
     return await once(request, idempotency_key, act)
 
 
-@router.post("/{migration_id}/cutover", response_model=MigrationAnswer, responses={409: {}})
+@router.post("/{migration_id}/cutover", response_model=MigrationStatus, responses={409: {}})
 async def cut_over(request: Request, migration_id: Id, idempotency_key: IdempotencyKey = None) -> Response:
     """Verify once more, and give all searches to the new index."""
 
@@ -127,7 +127,7 @@ async def cut_over(request: Request, migration_id: Id, idempotency_key: Idempote
     return await once(request, idempotency_key, act)
 
 
-@router.post("/{migration_id}/rollback", response_model=MigrationAnswer, responses={409: {}})
+@router.post("/{migration_id}/rollback", response_model=MigrationStatus, responses={409: {}})
 async def roll_back(request: Request, migration_id: Id, idempotency_key: IdempotencyKey = None) -> Response:
     """Take it back: the old index, which was fed all along, answers again."""
 
@@ -139,7 +139,7 @@ async def roll_back(request: Request, migration_id: Id, idempotency_key: Idempot
     return await once(request, idempotency_key, act)
 
 
-@router.post("/{migration_id}/verify", response_model=VerificationAnswer, responses={409: {}})
+@router.post("/{migration_id}/verify", response_model=Verification, responses={409: {}})
 async def verify_migration(request: Request, migration_id: Id, idempotency_key: IdempotencyKey = None) -> Response:
     """Compare the new index with the corpus, and mend what differs."""
 
@@ -150,7 +150,7 @@ async def verify_migration(request: Request, migration_id: Id, idempotency_key: 
     return await once(request, idempotency_key, act)
 
 
-@router.post("/{migration_id}/cleanup", response_model=CleanedAnswer, responses={409: {}})
+@router.post("/{migration_id}/cleanup", response_model=Cleaned, responses={409: {}})
 async def clean_up(
     request: Request, migration_id: Id, body: CleanupBody | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:

@@ -18,19 +18,20 @@ from reshelve.errors import NoIndexForModel
 from reshelve.retrieval.dense import Answer, Result, ask
 
 Aggregation = Literal["union", "intersection"]
+Role = Literal["serving", "candidate", "previous", "standby"]
 _WIDER = 3
 """An intersection looks so many times deeper into each list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchableModel:
-    """A model that has an index in the collection. `role`: serving, candidate, previous, or standby."""
+    """A model that has an index in the collection. `role` is that one's part in the route; `standby` is none."""
 
     model: str
     provider: str
     dimension: int
     index: int
-    role: str
+    role: Role
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,8 +53,9 @@ async def searchable_models(backends: Backends, *, collection: str, tenant: str 
     ]
 
 
-def _role(route: Route, index: Index) -> str:
-    for name in ("serving", "candidate", "previous"):
+def _role(route: Route, index: Index) -> Role:
+    roles: tuple[Role, ...] = ("serving", "candidate", "previous")
+    for name in roles:
         named: Index | None = getattr(route, name)
         if named is not None and named.id == index.id:
             return name

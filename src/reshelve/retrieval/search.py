@@ -74,7 +74,7 @@ class SearchResponse:
     embed_ms: float
     search_ms: float
     search_id: str
-    arm: str
+    arm: Arm
     fell_back: str | None = None
     interleaved: bool = False
     total_ms: float
