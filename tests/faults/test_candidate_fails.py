@@ -40,6 +40,8 @@ async def library(scene: Scene, endpoint: EmbeddingEndpoint) -> AsyncGenerator[r
     """At 50 % of a model that the endpoint answers for."""
     lines = f'base_url = "{endpoint.base_url}"\ntimeout_seconds = 1.0'
     rollout = rollout_lines(candidate_timeout_seconds="0.5", min_requests="1000000")
+    # Two, so that it opens before the gate has enough failures: five that hang take longer than the gate needs.
+    rollout += "\n[rag.circuit_breaker]\nfailures = 2\n"
     async with moving(scene.declare("remote", embedding=lines, extra=rollout)) as opened:
         await opened.rollout(50)
         yield opened
