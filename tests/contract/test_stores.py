@@ -64,7 +64,9 @@ class Shelf:
 )
 async def shelf(request: pytest.FixtureRequest, database_urls: tuple[str, str]) -> AsyncGenerator[Shelf]:
     backend, dimension, metric = request.param
-    database = Database(owner=database_urls[0], service=database_urls[1], pool_size=4, ef_search=100)
+    database = Database(
+        owner=database_urls[0], service=database_urls[1], pool_size=4, ef_search=100, idle_in_transaction_seconds=60
+    )
     await database.open()
     store: VectorStore = PgvectorStore() if backend == "pgvector" else MemoryStore()
     model = EmbeddingModel(name="test", provider="test", dimension=dimension)

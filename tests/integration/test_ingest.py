@@ -95,7 +95,7 @@ class Corpus:
 @pytest.fixture
 async def corpus(database_urls: tuple[str, str]) -> AsyncGenerator[Corpus]:
     owner, service = database_urls
-    database = Database(owner=owner, service=service, pool_size=4, ef_search=100)
+    database = Database(owner=owner, service=service, pool_size=4, ef_search=100, idle_in_transaction_seconds=60)
     await database.open()
     async with database.owner() as connection:
         collection_id = await catalog.ensure_collection(connection, "books")
@@ -363,7 +363,7 @@ from reshelve.domain.documents import Document
 from reshelve.embedders.wordpiece import wordpiece
 
 async def main(owner, service, collection_id, rows):
-    database = Database(owner=owner, service=service, pool_size=4, ef_search=100)
+    database = Database(owner=owner, service=service, pool_size=4, ef_search=100, idle_in_transaction_seconds=60)
     await database.open()
     chunkers = {}
     async def chunker_of(registered):

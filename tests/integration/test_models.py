@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ async def test_the_searchable_models_and_their_roles(settings_of: SettingsOf) ->
         assert await roles() == {OLD: "serving", NEW: "candidate"}
         await library.cutover()
         assert await roles() == {NEW: "serving", OLD: "previous"}
-        listed = [each.as_dict() for each in await library.searchable_models()]
+        listed = [asdict(each) for each in await library.searchable_models()]
         assert listed[0] == {"model": NEW, "provider": "hashing", "dimension": 128, "index": 2, "role": "serving"}
         await library.cleanup(skip_soak=True)
         assert await roles() == {NEW: "serving"}

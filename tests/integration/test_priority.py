@@ -11,7 +11,9 @@ from reshelve.database.priority import step_back
 
 
 async def test_only_the_servers_own_processes_step_back(database_urls: tuple[str, str]) -> None:
-    database = Database(owner=database_urls[0], service=database_urls[1], pool_size=2, ef_search=100)
+    database = Database(
+        owner=database_urls[0], service=database_urls[1], pool_size=2, ef_search=100, idle_in_transaction_seconds=60
+    )
     await database.open()
     before = psutil.Process().nice()
     try:

@@ -32,7 +32,7 @@ CANDIDATE = Place(1, "", 2, Arm.CANDIDATE)
 
 @asynccontextmanager
 async def opened(urls: tuple[str, str]) -> AsyncGenerator[Database]:
-    database = Database(owner=urls[0], service=urls[1], pool_size=2, ef_search=100)
+    database = Database(owner=urls[0], service=urls[1], pool_size=2, ef_search=100, idle_in_transaction_seconds=60)
     await database.open()
     try:
         yield database

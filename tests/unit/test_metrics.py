@@ -99,7 +99,9 @@ async def test_evaluate_scores_the_served_order_and_reports_progress() -> None:
         running -= 1
         return answers[text]
 
-    progress = lambda done, total: heard.append((done, total))  # noqa: E731
+    def progress(done: int, total: int) -> None:
+        heard.append((done, total))
+
     evaluation = await evaluate("new", search, JUDGED, depth=50, concurrency=2, on_progress=progress)
     assert evaluation.scores["RR"] == {"a": 0.5, "b": 0.0}
     assert evaluation.means["R@10"] == 0.5

@@ -94,7 +94,7 @@ async def take_alert(request: Request, body: AlertBody) -> Response:
         message=body.message,
         collection=body.collection,
     )
-    return answer(reaction.as_dict())
+    return answer(reaction)
 
 
 @router.get("/webhook", response_model=Alerts, responses={**_REFUSALS}, dependencies=[Depends(authorised_if_secret)])
@@ -102,4 +102,4 @@ async def show_alerts(request: Request, params: Annotated[AlertParams, Query()])
     """The latest alerts, newest first: those that came in, and those of the gates and migrations."""
     async with service_of(request).library.backends.database.service() as connection:
         found = await list_alerts(connection, severity=params.severity, limit=params.limit)
-    return answer({"alerts": [alert.as_dict() for alert in found]})
+    return answer({"alerts": found})

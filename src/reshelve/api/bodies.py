@@ -281,14 +281,3 @@ class Collections(BaseModel):
 
 class Indexes(BaseModel):
     indexes: list[IndexStatus]
-
-
-class CollectionAnswer(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    collection: str
-    documents: int
-    chunks: int
-    epoch: int
-    indexes: list[IndexStatus]
-    migration: dict[str, Any] | None

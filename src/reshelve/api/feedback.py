@@ -52,4 +52,4 @@ async def give_feedback(request: Request, body: FeedbackBody) -> Response:
         user=body.user,
         tenant=body.tenant,
     )
-    return answer(kept.as_dict())
+    return answer(kept)

@@ -18,4 +18,4 @@ router = APIRouter(prefix="/api/v1/indexes", tags=["indexes"])
 async def list_indexes(request: Request, params: Annotated[CollectionParams, Query()]) -> Response:
     """Every index that is fed, with its entries and how far it is behind."""
     status = await service_of(request).of(params.collection).status()
-    return answer({"indexes": status.as_dict()["indexes"]})
+    return answer({"indexes": status.indexes})

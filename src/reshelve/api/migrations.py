@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as InPath
@@ -46,7 +45,7 @@ async def plan_migration(request: Request, params: Annotated[TenantParams, Query
 async def start_migration(request: Request, body: StartBody, idempotency_key: IdempotencyKey = None) -> Response:
     """Start what the settings file asks for, or go on with it. Answers at once: the service carries it out."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> MigrationStatus:
         library = await service_of(request).declared(body.collection)
         try:
             started = await library.start(
@@ -54,7 +53,7 @@ async def start_migration(request: Request, body: StartBody, idempotency_key: Id
             )
         except InputError as error:
             raise FieldRefused(error, field="schedule") from error
-        return await _shown(library, started.id)
+        return await library.migration(started.id)
 
     return await once(request, idempotency_key, act)
 
@@ -63,14 +62,14 @@ async def start_migration(request: Request, body: StartBody, idempotency_key: Id
 async def list_migrations(request: Request, params: Annotated[CollectionParams, Query()]) -> Response:
     """All of the collection and of its tenants, the newest first, without their journals."""
     found = await service_of(request).of(params.collection).migrations()
-    return answer({"migrations": [asdict(each) for each in found]})
+    return answer({"migrations": found})
 
 
 @router.get("/{migration_id}", response_model=MigrationStatus)
 async def get_migration(request: Request, migration_id: Id) -> Response:
     """Its state, progress, spend, gates and journal."""
     library, _ = await _found(request, migration_id)
-    return answer(await _shown(library, migration_id))
+    return answer(await library.migration(migration_id))
 
 
 @router.post("/{migration_id}/pause", response_model=MigrationStatus, responses={409: {}})
@@ -79,10 +78,10 @@ async def pause_migration(
 ) -> Response:
     """Stop the backfill after the ranges in flight. Both indexes stay fed."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> MigrationStatus:
         library, tenant = await _latest(request, migration_id)
         await library.pause(reason=(body or PauseBody()).reason, tenant=tenant)
-        return await _shown(library, migration_id)
+        return await library.migration(migration_id)
 
     return await once(request, idempotency_key, act)
 
@@ -93,10 +92,10 @@ async def resume_migration(
 ) -> Response:
     """Go on with a paused or failed migration. Answers at once: the service carries it out."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> MigrationStatus:
         library, tenant = await _latest(request, migration_id)
         await library.resume(budget_usd=(body or ResumeBody()).budget_usd, tenant=tenant, wait=False)
-        return await _shown(library, migration_id)
+        return await library.migration(migration_id)
 
     return await once(request, idempotency_key, act)
 
@@ -107,10 +106,10 @@ async def set_share(
 ) -> Response:
     """Give the new index this share of the users; 100 is the cutover. Refused where a safety gate has failed."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> MigrationStatus:
         library, tenant = await _latest(request, migration_id)
         await library.rollout(body.percent, tenant=tenant)
-        return await _shown(library, migration_id)
+        return await library.migration(migration_id)
 
     return await once(request, idempotency_key, act)
 
@@ -119,10 +118,10 @@ async def set_share(
 async def cut_over(request: Request, migration_id: Id, idempotency_key: IdempotencyKey = None) -> Response:
     """Verify once more, and give all searches to the new index."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> MigrationStatus:
         library, tenant = await _latest(request, migration_id)
         await library.cutover(tenant=tenant)
-        return await _shown(library, migration_id)
+        return await library.migration(migration_id)
 
     return await once(request, idempotency_key, act)
 
@@ -131,10 +130,10 @@ async def cut_over(request: Request, migration_id: Id, idempotency_key: Idempote
 async def roll_back(request: Request, migration_id: Id, idempotency_key: IdempotencyKey = None) -> Response:
     """Take it back: the old index, which was fed all along, answers again."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> MigrationStatus:
         library, tenant = await _latest(request, migration_id)
         await library.rollback(tenant=tenant)
-        return await _shown(library, migration_id)
+        return await library.migration(migration_id)
 
     return await once(request, idempotency_key, act)
 
@@ -143,9 +142,9 @@ async def roll_back(request: Request, migration_id: Id, idempotency_key: Idempot
 async def verify_migration(request: Request, migration_id: Id, idempotency_key: IdempotencyKey = None) -> Response:
     """Compare the new index with the corpus, and mend what differs."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> Verification:
         library, tenant = await _latest(request, migration_id)
-        return (await library.verify(tenant=tenant)).as_dict()
+        return await library.verify(tenant=tenant)
 
     return await once(request, idempotency_key, act)
 
@@ -156,9 +155,9 @@ async def clean_up(
 ) -> Response:
     """Drop the index that it left behind. Refused while somebody reads it, and while the soak goes on."""
 
-    async def act() -> dict[str, Any]:
+    async def act() -> Cleaned:
         library, tenant = await _latest(request, migration_id)
-        return asdict(await library.cleanup(skip_soak=(body or CleanupBody()).skip_soak, tenant=tenant))
+        return await library.cleanup(skip_soak=(body or CleanupBody()).skip_soak, tenant=tenant)
 
     return await once(request, idempotency_key, act)
 
@@ -182,7 +181,3 @@ async def _latest(request: Request, migration_id: int) -> tuple[Library, str]:
             advice=f"Ask for migration {latest.id}.",
         )
     return library, migration.tenant
-
-
-async def _shown(library: Library, migration_id: int) -> dict[str, Any]:
-    return asdict(await library.migration(migration_id))

@@ -23,4 +23,4 @@ async def list_models(request: Request) -> Response:
 async def list_searchable_models(request: Request, params: Annotated[TenantParams, Query()]) -> Response:
     """The models that a search may name: those that have an index in the collection."""
     found = await service_of(request).of(params.collection).searchable_models(tenant=params.tenant)
-    return answer({"models": [each.as_dict() for each in found]})
+    return answer({"models": found})

@@ -64,7 +64,7 @@ async def dashboard(request: Request, params: Annotated[DashboardParams, Query()
     """By side: times, errors, similarity, overlap, each against its threshold; with the migration and its gates."""
     library = service_of(request).of(params.collection)
     seen = await library.dashboard(range=params.range, tenant=params.tenant)
-    return answer(seen.as_dict())
+    return answer(seen)
 
 
 @router.get("/circuit-breaker", response_model=CircuitBreakers, responses={404: {}})

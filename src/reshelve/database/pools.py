@@ -47,7 +47,7 @@ class Database:
         service: str,
         pool_size: int,
         ef_search: int,
-        idle_in_transaction_seconds: float = 60.0,
+        idle_in_transaction_seconds: float,
         vector_schema: str = "public",
     ) -> None:
         self.owner_address = owner

@@ -84,6 +84,7 @@ def _take_account(uid: int, gid: int, *, reach: list[str]) -> None:
     os.setuid(uid)
     if not linux:
         return
+    # Path.is_dir() raises where it cannot look, and that is just what is asked here.
     closed = [path for path in reach if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))]  # noqa: PTH112
     if closed:
         _keep_one_capability(closed[0])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from reshelve.backends import Backends
 from reshelve.database import catalog
@@ -43,9 +43,6 @@ class Reaction:
     action: Action
     migrations: list[TakenBack]
     said: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 async def react(

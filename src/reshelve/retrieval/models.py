@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from reshelve.backends import Backends
 from reshelve.database.catalog import live_indexes
@@ -32,9 +32,6 @@ class SearchableModel:
     dimension: int
     index: int
     role: Role
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 async def searchable_models(backends: Backends, *, collection: str, tenant: str = "") -> list[SearchableModel]:
