@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import reshelve
 from reshelve.database import embedded, postgres_cluster, postgres_launch
@@ -278,6 +279,18 @@ def test_the_access_map_holds_behind_the_folder(folder: Path) -> None:
 
     with pytest.raises(psycopg.OperationalError, match="Peer authentication failed"):
         connect_until_refused()
+
+
+def test_one_that_cannot_be_reached_is_to_be_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the folder was removed under a running server: that one takes the socket of the next one along."""
+    address = embedded.start(folder)
+    (Path(str(conninfo_to_dict(address.owner)["host"])) / ".s.PGSQL.5432").unlink()
+    monkeypatch.setattr(embedded, "_SILENCE_SECONDS", 1.0)
+    with pytest.raises(DatabaseUnavailable, match="does not answer for 1 s") as refused:
+        embedded.start(folder)
+    assert "reshelve down" in refused.value.advice
+    assert embedded.stop(folder)
+    psycopg.connect(embedded.start(folder).owner).close()
 
 
 def test_many_starters_share_one_server(person: Person) -> None:

@@ -140,11 +140,16 @@ def _start(directory: Path) -> ServerAddress:
         limit = _RECOVERY_SECONDS if state == "is starting" else _SILENCE_SECONDS
         with _lock(directory, account) as lock:
             if lock is not None and log_start is not None:
-                raise _did_not_start(directory, log_start)
+                raise _unavailable(directory, "did not start", log_start)
             if lock is not None and _ask(directory)[1] == "is silent":
                 log_start = _launch(directory, account=account, lock=lock)
         time.sleep(_POLL_SECONDS)
-    raise _did_not_start(directory, log_start or 0)
+    raise _unavailable(
+        directory,
+        f"does not answer for {limit:.0f} s",
+        log_start or 0,
+        advice="Stop it, and it is started anew: reshelve down.",
+    )
 
 
 def _launch(directory: Path, *, account: Account, lock: int) -> int:
@@ -273,13 +278,14 @@ def _log(directory: Path, account: Account) -> Generator[int]:
         yield file
 
 
-def _did_not_start(directory: Path, position: int) -> DatabaseUnavailable:
+def _unavailable(directory: Path, what: str, position: int, *, advice: str = "") -> DatabaseUnavailable:
+    """With the words of the log from `position` on."""
     log = directory / "postgres.log"
     words = ""
     with suppress(OSError), log.open("rb") as file:
         file.seek(position)
         words = file.read()[-4000:].decode(errors="replace").strip()
     return DatabaseUnavailable(
-        f"The embedded PostgreSQL in {directory} did not start:\n{words or 'it said nothing'}",
-        advice=f"The whole log is {log}. {EXTERNAL_SERVER_ADVICE}",
+        f"The embedded PostgreSQL in {directory} {what}:\n{words or 'it said nothing'}",
+        advice=" ".join(filter(None, (advice, f"The whole log is {log}.", EXTERNAL_SERVER_ADVICE))),
     )
