@@ -83,6 +83,7 @@ async def shelf(request: pytest.FixtureRequest, database_urls: tuple[str, str]) 
             metric=metric,
             m=Hnsw().m,
             ef_construction=Hnsw().ef_construction,
+            language="none",
         )
         index_id = await catalog.insert_index(connection, definition, state=IndexState.READY)
         index = await catalog.get_index(connection, index_id)

@@ -9,9 +9,11 @@ import psycopg
 
 import reshelve
 from reshelve.database.catalog import live_indexes
-from reshelve.domain.indexes import IndexState
+from reshelve.domain.bm25 import POSTING
+from reshelve.domain.indexes import Index, IndexState
 from reshelve.indexing.comparing import sweep_orphans
 from reshelve.indexing.draining import drain
+from reshelve.stores import lexical
 
 
 async def assert_indexes_equal_source(library: reshelve.Library) -> int:
@@ -48,8 +50,38 @@ async def assert_indexes_equal_source(library: reshelve.Library) -> int:
         if texts:
             fresh = await embedder.embed_documents([texts[chunk_id] for chunk_id in held.chunk_ids.tolist()])
             assert np.allclose(fresh.vectors, held.vectors, atol=1e-3)
+        if index.has_words:
+            await _assert_words_are_those_of_the_texts(library, index, {row[0] for row in source})
         rows += len(source)
     return rows
+
+
+async def _assert_words_are_those_of_the_texts(library: reshelve.Library, index: Index, chunks: set[int]) -> None:
+    """Every passage has a living chunk, a ready index all of them; and the postings are what PostgreSQL makes anew."""
+    postings, passages, totals = lexical.table_names(index)
+    async with library.backends.database.service() as connection:
+        held = {row[0] for row in await _rows(connection, f"SELECT chunk_id FROM {passages}")}
+        assert held <= chunks
+        if index.state is IndexState.READY:
+            assert held == chunks
+        meant = await _rows(
+            connection,
+            f"""
+            SELECT hashtextextended(v.lexeme, hashtextextended(d.tenant, 0)), c.id, cardinality(v.positions)
+            FROM {passages} p JOIN chunks c ON c.id = p.chunk_id JOIN documents d ON d.id = c.document_id,
+                 unnest(to_tsvector('{index.language}', c.content)) v
+            """,
+        )
+        packed = await _rows(connection, f"SELECT word, records FROM {postings}")
+        sums = await _rows(connection, f"SELECT sum(passages), sum(length) FROM {totals}")
+    found = sorted(
+        (word, chunk, frequency)
+        for word, records in packed
+        for chunk, frequency, _ in np.frombuffer(records, POSTING).tolist()
+        if chunk in held
+    )
+    assert found == sorted(meant)
+    assert (sums[0][0] or 0, sums[0][1] or 0) == (len(held), sum(row[2] for row in meant))
 
 
 async def _rows(connection: psycopg.AsyncConnection[Any], statement: str, *values: object) -> list[tuple[Any, ...]]:

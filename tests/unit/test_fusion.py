@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reshelve.domain.fusion import RRF_K, reciprocal_rank_fusion
+from reshelve.domain.fusion import RRF_K, best_of_each_first, fuse, reciprocal_rank_fusion
 
 ranking = st.lists(st.integers(0, 12), max_size=12)
 rankings = st.lists(ranking, max_size=5)
@@ -58,3 +58,50 @@ def test_rising_in_one_ranking_never_costs(one: list[int], other: list[int], key
 def test_equal_sums_keep_the_order_in_which_the_keys_came() -> None:
     assert [key for key, _ in reciprocal_rank_fusion([["a", "b"], ["b", "a"]])] == ["a", "b"]
     assert reciprocal_rank_fusion([]) == []
+
+
+leg = st.lists(st.tuples(st.integers(0, 20), st.floats(0, 100)), unique_by=lambda one: one[0], max_size=15).map(
+    lambda found: sorted(found, key=lambda one: -one[1])
+)
+legs = st.fixed_dictionaries({"dense": leg, "lexical": leg})
+weights = st.floats(0, 1).map(lambda weight: {"dense": weight, "lexical": 1 - weight})
+
+
+@given(legs, weights | st.none(), st.integers(1, 15), st.integers(0, 15))
+def test_going_deeper_adds_to_the_end_and_changes_nothing_before(
+    whole: dict[str, list[tuple[int, float]]], weighted: dict[str, float] | None, depth: int, more: int
+) -> None:
+    shallow = fuse({name: one[: depth + more] for name, one in whole.items()}, depth=depth, weights=weighted)
+    deep = fuse(whole, depth=depth, weights=weighted)
+    certain = [one.key for one in shallow if one.best_rank <= depth]
+    assert [one.key for one in deep][: len(certain)] == certain
+
+
+@given(legs, weights)
+def test_a_convex_score_is_the_sum_of_its_shares_and_lies_between_0_and_1(
+    found: dict[str, list[tuple[int, float]]], weighted: dict[str, float]
+) -> None:
+    fused = fuse(found, depth=15, weights=weighted)
+    assert {one.key for one in fused} == {key for one in found.values() for key, _ in one}
+    for one in fused:
+        assert one.score == pytest.approx(sum(place.share for place in one.places.values()))
+        assert -1e-9 <= one.score <= 1 + 1e-9
+        assert all(found[name][place.rank - 1] == (one.key, place.score) for name, place in one.places.items())
+    assert [one.score for one in fused] == sorted((one.score for one in fused), reverse=True)
+
+
+@given(legs)
+def test_without_weights_it_is_reciprocal_rank_fusion(found: dict[str, list[tuple[int, float]]]) -> None:
+    by_rank = dict(reciprocal_rank_fusion([[key for key, _ in one] for one in found.values()]))
+    assert {one.key: one.score for one in fuse(found, depth=15)} == pytest.approx(by_rank)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 100))))
+def test_the_best_of_each_group_come_first_and_nothing_is_lost(ranked: list[tuple[int, int]]) -> None:
+    mixed = best_of_each_first(ranked, lambda one: one[0])
+    assert sorted(mixed) == sorted(ranked)
+    groups = {one[0] for one in ranked}
+    firsts = list({one[0]: one for one in reversed(ranked)}.values())
+    assert sorted(mixed[: len(groups)]) == sorted(firsts)
+    for group in groups:
+        assert [one for one in mixed if one[0] == group] == [one for one in ranked if one[0] == group]

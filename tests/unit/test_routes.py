@@ -26,6 +26,7 @@ def _index(id: int) -> Index:
         backend="pgvector",
         metric=Metric.COSINE,
         hnsw=Hnsw(),
+        language="english",
         state=IndexState.READY,
     )
 

@@ -22,8 +22,9 @@ from reshelve.corpus.checks import MAX_DOCUMENT_BYTES, MAX_ID_BYTES, MAX_TITLE_B
 from reshelve.corpus.stored import StoredDocument
 from reshelve.errors import DocumentRefused
 from reshelve.migrations.status import IndexStatus
+from reshelve.retrieval.asking import MAX_DEPTH
 from reshelve.retrieval.models import SearchableModel
-from reshelve.retrieval.search import MAX_QUERY_CHARACTERS, MAX_TOP_K
+from reshelve.retrieval.search import MAX_QUERY_CHARACTERS
 
 MAX_DOCUMENTS = 1000
 MAX_NUMBER = 2**31 - 1
@@ -212,13 +213,15 @@ class SearchBody(Body):
                 {"query": "where is the key?"},
                 {"query": "where is the key?", "top_k": 3, "filters": {"room": "hall"}, "user": "ada", "session": "s1"},
                 {"query": "where is the key?", "interleave": True},
+                {"query": "where is the key?", "mode": "lexical", "offset": 10, "highlight": True, "explain": True},
+                {"query": "where is the key?", "min_score": 0.2, "diversify": True},
                 {"query": "where is the key?", "models": ["hashing-64"], "aggregation": "intersection"},
             ]
         }
     )
 
     query: Query
-    top_k: int = Field(default=10, ge=1, le=MAX_TOP_K)
+    top_k: int = Field(default=10, ge=1, le=MAX_DEPTH)
     filters: Metadata | None = None
     tenant: Name = ""
     user: Name | None = None
@@ -231,6 +234,15 @@ class SearchBody(Body):
         default=None, min_length=1, max_length=8, description="The indexes of these models, fused by rank."
     )
     aggregation: Literal["union", "intersection"] = "union"
+    mode: Literal["dense", "lexical", "hybrid"] | None = Field(
+        default=None, description="By meaning, by words, or both; else what rag.search.mode says."
+    )
+    offset: int = Field(default=0, ge=0, lt=MAX_DEPTH, description="Where the page begins.")
+    cursor: str | None = Field(default=None, max_length=200, description="The `next` of the page before.")
+    min_score: float | None = Field(default=None, description="Leave out what scores less.", allow_inf_nan=False)
+    diversify: bool = Field(default=False, description="The best chunk of each document first.")
+    highlight: bool = Field(default=False, description="Find the query's words in each chunk.")
+    explain: bool = Field(default=False, description="Say which leg of the search had a chunk where.")
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> SearchBody:

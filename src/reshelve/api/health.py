@@ -17,7 +17,7 @@ from reshelve.api.answers import answer
 from reshelve.api.service import Service, service_of
 from reshelve.domain.indexes import Scope
 from reshelve.errors import ReshelveError
-from reshelve.retrieval.dense import ask
+from reshelve.retrieval.asking import Options, ask
 
 if TYPE_CHECKING:
     from reshelve.domain.indexes import Index
@@ -117,7 +117,7 @@ async def candidate_health(request: Request) -> Response:
             return {"status": "down", "detail": f"there is no collection {library.settings.collection!r} yet"}
         found.update(index=index.id, model=index.model.name)
         # Past the route, and so past the figures of live searches.
-        answered = await ask(library.backends, index, "health", top_k=1, scope=Scope(tenant=None))
+        answered = await ask(library.backends, index, "health", Options(top_k=1, scope=Scope(tenant=None)))
         return {"status": "ok", "detail": f"it answered a test query with {len(answered.results)} results"}
 
     checked = await _looked(look, service_of(request))

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api/v1", tags=["search"])
 
 @router.post("/search", response_model=SearchResponse, responses={404: {}})
 async def search(request: Request, body: SearchBody) -> Response:
-    """The nearest chunks, best first, each with its document, score, index and model."""
+    """The best chunks, best first, each with its document, score, index and model."""
     library = service_of(request).of(body.collection)
     try:
         found = await library.search(
@@ -36,6 +36,13 @@ async def search(request: Request, body: SearchBody) -> Response:
             interleave=body.interleave,
             models=body.models or ([body.model] if body.model is not None else ()),
             aggregation=body.aggregation,
+            mode=body.mode,
+            offset=body.offset,
+            cursor=body.cursor,
+            min_score=body.min_score,
+            diversify=body.diversify,
+            highlight=body.highlight,
+            explain=body.explain,
         )
     except NoIndexForModel as error:
         raise FieldRefused(error, field="model" if body.model is not None else "models") from error

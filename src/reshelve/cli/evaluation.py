@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reshelve.cli.options import IndexOption, JsonOption, TenantOption
+from reshelve.cli.options import IndexOption, JsonOption, Mode, ModeOption, TenantOption
 from reshelve.cli.session import Answer, Session, perform
 from reshelve.cli.words import counted, duration
 from reshelve.display.numbers import difference, percent, probability, score
@@ -41,6 +41,7 @@ def evaluate(
         int | None, typer.Option("--against", metavar="ID", help="A second index: differences are from it.")
     ] = None,
     tenant: TenantOption = "",
+    mode: ModeOption = None,
     ann: Annotated[bool, typer.Option("--ann", help="Also measure the graph's recall against exact search.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,10 +52,10 @@ def evaluate(
     async def work(session: Session) -> Answer:
         judged = _judged(directory, queries, qrels)
         async with session.library() as library:
-            after = await _run(session, library, judged, index=index, tenant=tenant)
+            after = await _run(session, library, judged, index=index, tenant=tenant, mode=mode)
             before = None
             if against is not None:
-                before = await _run(session, library, judged, index=against, tenant=tenant)
+                before = await _run(session, library, judged, index=against, tenant=tenant, mode=mode)
             wanted = [index, *([against] if against is not None else [])]
             recalls = {_name(one): await library.ann_recall(index=one) for one in wanted} if ann else None
         return _answer(after, before, recalls)
@@ -76,13 +77,17 @@ def _name(index: int | None) -> str:
     return "serving index" if index is None else f"index {index}"
 
 
-async def _run(session: Session, library: Library, judged: Judged, *, index: int | None, tenant: str) -> Evaluation:
+async def _run(
+    session: Session, library: Library, judged: Judged, *, index: int | None, tenant: str, mode: Mode | None
+) -> Evaluation:
     with session.progress() as progress:
 
         def tell(done: int, total: int) -> None:
             progress.show(_name(index), done=done, total=total, unit="queries")
 
-        return await library.evaluate(judged, index=index, tenant=tenant, on_progress=tell)
+        return await library.evaluate(
+            judged, index=index, tenant=tenant, mode=None if mode is None else mode.value, on_progress=tell
+        )
 
 
 def _answer(after: Evaluation, before: Evaluation | None, recalls: dict[str, float | None] | None) -> Answer:

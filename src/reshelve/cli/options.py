@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Mode(StrEnum):
+    DENSE = "dense"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose documents. Default: nobody's.")]
@@ -17,4 +25,7 @@ IndexOption = Annotated[
 BudgetOption = Annotated[
     float | None,
     typer.Option("--budget-usd", metavar="USD", help="Pause before the migration has spent more than this."),
+]
+ModeOption = Annotated[
+    Mode | None, typer.Option("--mode", help="By meaning, by words, or both. Default: what rag.search.mode says.")
 ]

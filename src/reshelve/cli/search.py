@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reshelve.cli.options import IndexOption, JsonOption, TenantOption
+from reshelve.cli.options import IndexOption, JsonOption, ModeOption, TenantOption
 from reshelve.cli.session import Answer, Session, perform
 from reshelve.cli.words import counted, one_line
 
@@ -54,9 +54,18 @@ def search(
         Aggregation, typer.Option("--aggregation", help="Of several models: what any of them found, or what each did.")
     ] = Aggregation.UNION,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, past the HNSW graph.")] = False,
+    mode: ModeOption = None,
+    offset: Annotated[int, typer.Option("--offset", help="Leave out so many of the best.")] = 0,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", metavar="TEXT", help="The page after the one that ended with this.")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out what scores less.")] = None,
+    diversify: Annotated[bool, typer.Option("--diversify", help="The best chunk of each document first.")] = False,
+    highlight: Annotated[bool, typer.Option("--highlight", help="Mark the query's words.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say which leg had a chunk where.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the collection."""
+    """Search the collection, by meaning and by words."""
     metadata = _metadata(where or [])
 
     async def work(session: Session) -> Answer:
@@ -71,8 +80,15 @@ def search(
                 models=model or (),
                 aggregation=aggregation.value,
                 exact=exact,
+                mode=None if mode is None else mode.value,
+                offset=offset,
+                cursor=cursor,
+                min_score=min_score,
+                diversify=diversify,
+                highlight=highlight,
+                explain=explain,
             )
-        return Answer(document=found.as_dict(), lines=list(_results(found)))
+        return Answer(document=found.as_dict(), lines=list(_results(found, offset=offset)))
 
     perform(context, work, as_json=as_json)
 
@@ -97,16 +113,19 @@ def _value(text: str) -> Any:
         return text
 
 
-def _results(found: SearchResponse) -> Iterator[RenderableType]:
-    for rank, result in enumerate(found.results, 1):
+def _results(found: SearchResponse, *, offset: int) -> Iterator[RenderableType]:
+    for rank, result in enumerate(found.results, offset + 1):
         yield from _result(rank, result)
     if not found.results:
         yield "nothing found"
     yield ""
     yield _dim(
         f"{counted(len(found.results), 'result')} from index {found.index} ({one_line(found.model)}) · "
-        f"embed {found.embed_ms:.1f} ms, search {found.search_ms:.1f} ms"
+        f"{found.mode} · embed {found.embed_ms:.1f} ms, search {found.search_ms:.1f} ms "
+        f"({', '.join(f'{name} {milliseconds:.1f}' for name, milliseconds in found.legs_ms.items())})"
     )
+    if found.next is not None:
+        yield _dim(f"next page: --cursor {found.next}")
 
 
 def _result(rank: int, result: Result) -> Iterator[RenderableType]:
@@ -117,7 +136,26 @@ def _result(rank: int, result: Result) -> Iterator[RenderableType]:
         (one_line(result.title or result.document_id), "bold"),
         (f"  {result.score:.4f}  {one_line(result.document_id)} [{result.start}:{result.end}]", "dim"),
     )
-    yield Text("     " + one_line(result.content, most=_SNIPPET_CHARACTERS))
+    yield _snippet(result)
+    for leg, place in (result.places or {}).items():
+        yield _dim(f"     {leg}: rank {place.rank}, score {place.score:.4f}, adds {place.share:.4f}")
+
+
+def _snippet(result: Result) -> RenderableType:
+    """The chunk's beginning, or, where words are marked, what stands around the first of them."""
+    from rich.text import Text
+
+    if not result.highlights:
+        return Text("     " + one_line(result.content, most=_SNIPPET_CHARACTERS))
+    first, _ = result.highlights[0]
+    begin = max(0, first - _SNIPPET_CHARACTERS // 4)
+    window = result.content[begin : begin + _SNIPPET_CHARACTERS]
+    # Character by character, so that the words stay where they are.
+    snippet = Text("".join(character if character.isprintable() else " " for character in window))
+    for start, end in result.highlights:
+        if begin <= start < begin + len(window):
+            snippet.stylize("bold yellow", start - begin, end - begin)
+    return Text("     " if begin == 0 else "   … ").append_text(snippet)
 
 
 def _dim(text: str) -> RenderableType:

@@ -82,8 +82,18 @@ def search(
     model: str | None = None,
     models: Sequence[str] | None = None,
     aggregation: str | None = None,
+    mode: str | None = None,
+    offset: int | None = None,
+    cursor: str | None = None,
+    min_score: float | None = None,
+    diversify: bool | None = None,
+    highlight: bool | None = None,
+    explain: bool | None = None,
 ) -> Call[Found]:
-    """The nearest chunks, best first. `user` and `session` keep who asks on one side of a rollout."""
+    """The best chunks, best first. `user` and `session` keep who asks on one side of a rollout.
+
+    `mode` is dense, lexical or hybrid. The next page is asked for by `cursor=found.next`.
+    """
     body = _given(
         query=query,
         top_k=top_k,
@@ -97,6 +107,13 @@ def search(
         model=model,
         models=list(models) if models is not None else None,
         aggregation=aggregation,
+        mode=mode,
+        offset=offset,
+        cursor=cursor,
+        min_score=min_score,
+        diversify=diversify,
+        highlight=highlight,
+        explain=explain,
     )
     return _asked("/api/v1/search", found, method="POST", body=body)
 

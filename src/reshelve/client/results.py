@@ -23,24 +23,32 @@ class FoundChunk:
     metadata: dict[str, Any]
     index: int
     model: str
+    places: dict[str, dict[str, float]] | None
+    highlights: list[list[int]] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Best first. `arm` is the side of a rollout that answered; `fell_back` says why the candidate did not."""
+    """Best first. `next` is the cursor of the next page; None: there is none.
+
+    `arm` is the side of a rollout that answered; `fell_back` says why the candidate did not.
+    """
 
     results: list[FoundChunk]
     index: int
     model: str
-    query_model: str
+    query_model: str | None
     epoch: int
+    mode: str
     search_id: str
     arm: str
     fell_back: str | None
     interleaved: bool
     embed_ms: float
     search_ms: float
+    legs_ms: dict[str, float]
     total_ms: float
+    next: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

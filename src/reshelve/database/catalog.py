@@ -22,8 +22,8 @@ class RegisteredChunking:
 
 
 _INDEX = """
-    SELECT i.id, i.collection_id, i.chunking_id, i.model_id, i.backend, i.metric, i.m, i.ef_construction, i.state,
-           m.definition
+    SELECT i.id, i.collection_id, i.chunking_id, i.model_id, i.backend, i.metric, i.m, i.ef_construction,
+           i.language, i.state, m.definition
     FROM indexes i JOIN embedding_models m ON m.id = i.model_id
 """
 
@@ -37,8 +37,9 @@ def index_from_row(row: tuple[Any, ...]) -> Index:
         backend=row[4],
         metric=Metric(row[5]),
         hnsw=Hnsw(m=row[6], ef_construction=row[7]),
-        state=IndexState(row[8]),
-        model=EmbeddingModel(**row[9]),
+        language=row[8],
+        state=IndexState(row[9]),
+        model=EmbeddingModel(**row[10]),
     )
 
 
@@ -212,7 +213,8 @@ async def find_index(connection: Connection, definition: IndexDefinition) -> Ind
             _INDEX
             + """
             WHERE i.collection_id = %s AND i.chunking_id = %s AND i.model_id = %s AND i.backend = %s
-              AND i.metric = %s AND i.m = %s AND i.ef_construction = %s AND i.state <> 'dropped'
+              AND i.metric = %s AND i.m = %s AND i.ef_construction = %s AND i.language = %s
+              AND i.state <> 'dropped'
             """,
             (
                 definition.collection_id,
@@ -222,6 +224,7 @@ async def find_index(connection: Connection, definition: IndexDefinition) -> Ind
                 definition.metric,
                 definition.m,
                 definition.ef_construction,
+                definition.language,
             ),
         )
     ).fetchone()
@@ -239,9 +242,9 @@ async def insert_index(
     row = await (
         await connection.execute(
             """
-            INSERT INTO indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction, state,
-                                 next_document, next_chunk)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
+            INSERT INTO indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction, language,
+                                 state, next_document, next_chunk)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
             """,
             (
                 definition.collection_id,
@@ -251,6 +254,7 @@ async def insert_index(
                 definition.metric,
                 definition.m,
                 definition.ef_construction,
+                definition.language,
                 state,
                 0 if cut_documents else None,
                 None if empty else 0,
@@ -326,3 +330,14 @@ async def set_index_state(connection: Connection, index_id: int, state: IndexSta
         "UPDATE indexes SET state = %(s)s, dropped_at = CASE WHEN %(s)s = 'dropped' THEN now() END WHERE id = %(i)s",
         {"s": state, "i": index_id},
     )
+
+
+async def words_are_shared(connection: Connection, index: Index) -> bool:
+    """Another live index is searched by the same words."""
+    cursor = await connection.execute(
+        "SELECT EXISTS (SELECT FROM indexes WHERE chunking_id = %s AND language = %s AND id <> %s "
+        "AND state <> 'dropped')",
+        (index.chunking_id, index.language, index.id),
+    )
+    row = await cursor.fetchone()
+    return row is not None and row[0]

@@ -14,7 +14,7 @@ _REVISIONS = Path(__file__).parent / "revisions"
 _LOCK = 0x7265_7368
 
 
-def _head() -> str:
+def head() -> str:
     names = sorted(path.stem.partition("_")[0] for path in (_REVISIONS / "versions").glob("[0-9]*.py"))
     return names[-1]
 
@@ -41,12 +41,12 @@ def upgrade(address: str, *, target: str = "head") -> str:
     """
     with psycopg.connect(address, autocommit=True) as connection:
         found = _revision_of(connection)
-        if found is not None and found > _head():
+        if found is not None and found > head():
             raise SchemaError(
-                f"the database's schema is at revision {found}, and this program knows only {_head()}",
+                f"the database's schema is at revision {found}, and this program knows only {head()}",
                 advice="Use the newer program that wrote it, or restore a backup made before the upgrade.",
             )
-        wanted = _head() if target == "head" else target
+        wanted = head() if target == "head" else target
         if found == wanted:
             return wanted
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))

@@ -81,9 +81,12 @@ CREATE TABLE indexes (
     next_document bigint DEFAULT 0,
     next_chunk bigint DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
-    dropped_at timestamptz
+    dropped_at timestamptz,
+    -- How its words are stemmed; 'none': it is not searched by words.
+    language text NOT NULL DEFAULT 'none'
 );
-CREATE UNIQUE INDEX indexes_once ON indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction)
+CREATE UNIQUE INDEX indexes_once ON indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction,
+                                               language)
     WHERE state <> 'dropped';
 
 CREATE SEQUENCE route_epochs;

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 RRF_K = 60
 
 
@@ -25,3 +27,62 @@ def reciprocal_rank_fusion(
             found[key] = found.get(key, 0) + 1
     kept = [(key, score) for key, score in scores.items() if not in_all or found[key] == len(rankings)]
     return sorted(kept, key=lambda one: -one[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one leg of a search had it: rank from 1, the leg's own score, and what that added to the fused score."""
+
+    rank: int
+    score: float
+    share: float
+
+
+@dataclass(slots=True)
+class Fused(Generic[Key]):
+    key: Key
+    score: float = 0.0
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
+
+    @property
+    def best_rank(self) -> int:
+        return min(place.rank for place in self.places.values())
+
+
+def fuse(
+    legs: Mapping[str, Sequence[tuple[Key, float]]], *, depth: int, weights: Mapping[str, float] | None = None
+) -> list[Fused[Key]]:
+    """One list from the legs of a hybrid search, each (key, score) best first; best first.
+
+    With `weights`: the sum of the scores, each leg's first `depth` normalised to [0, 1] between its worst and its best,
+    times its weight (a convex combination: Bruch, Gai and Ingber, ACM TOIS 2023). Without: reciprocal ranks. What no
+    leg has among its first `depth` adds nothing, and follows by its best rank: the order does not depend on how much
+    deeper the legs go, so that pages of one search fit together.
+    """
+    fused: dict[Key, Fused[Key]] = {}
+    for name, leg in legs.items():
+        head = leg[:depth]
+        for rank, (key, score) in enumerate(leg, 1):
+            share = 0.0
+            if rank <= depth:
+                share = 1 / (RRF_K + rank) if weights is None else weights[name] * _normalised(score, head)
+            one = fused.setdefault(key, Fused(key))
+            one.score += share
+            one.places[name] = Place(rank, score, share)
+    return sorted(fused.values(), key=lambda one: (-one.score, one.best_rank))
+
+
+def _normalised(score: float, head: Sequence[tuple[Key, float]]) -> float:
+    best, worst = head[0][1], head[-1][1]
+    return (score - worst) / (best - worst) if best > worst else 1.0
+
+
+def best_of_each_first(ranked: Sequence[Item], group_of: Callable[[Item], Hashable]) -> list[Item]:
+    """The best of each group in their order, then the second of each, and so on: nothing is left out."""
+    seen: dict[Hashable, int] = {}
+    turns: list[int] = []
+    for item in ranked:
+        group = group_of(item)
+        seen[group] = seen.get(group, 0) + 1
+        turns.append(seen[group])
+    return [ranked[at] for at in sorted(range(len(ranked)), key=lambda at: turns[at])]

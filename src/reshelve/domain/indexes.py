@@ -8,6 +8,8 @@ from typing import Any
 
 from reshelve.domain.models import EmbeddingModel
 
+NO_LANGUAGE = "none"
+
 
 class IndexState(StrEnum):
     FILLING = "filling"
@@ -42,11 +44,12 @@ class IndexDefinition:
     metric: Metric
     m: int
     ef_construction: int
+    language: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """One embedding of a collection, as registered."""
+    """One embedding of a collection, as registered. `language` says how its words are stemmed; `none`: not at all."""
 
     id: int
     collection_id: int
@@ -56,7 +59,13 @@ class Index:
     backend: str
     metric: Metric
     hnsw: Hnsw
+    language: str
     state: IndexState
+
+    @property
+    def has_words(self) -> bool:
+        """It can be searched by words."""
+        return self.language != NO_LANGUAGE
 
     @property
     def dimension(self) -> int:
@@ -81,6 +90,7 @@ class Index:
             metric=self.metric,
             m=self.hnsw.m,
             ef_construction=self.hnsw.ef_construction,
+            language=self.language,
         )
 
 

@@ -13,7 +13,7 @@ from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index, Scope
 from reshelve.domain.overlap import overlap_at_k, rank_biased_overlap
 from reshelve.errors import InputError
-from reshelve.retrieval.dense import Answer, ask
+from reshelve.retrieval.asking import Answer, Options, ask
 from reshelve.retrieval.search import check_query
 
 
@@ -71,17 +71,17 @@ async def compare(
     if not queries:
         raise InputError("there is no query to compare", advice="Name some, or take recent ones: --recent 20.")
     for query in queries:
-        check_query(query, top_k=top_k)
+        check_query(query, Options(top_k=top_k))
     a, b = await _sides(backends, collection=collection, tenant=tenant, indexes=indexes)
     for index in (a, b):
         # What it takes to load a model is no search's time.
         await backends.embedders.of(index.model_id)
-    scope = Scope(tenant=tenant)
+    options = Options(top_k=top_k, scope=Scope(tenant=tenant))
     compared = [
         _compared(
             query,
-            await ask(backends, a, query, top_k=top_k, scope=scope),
-            await ask(backends, b, query, top_k=top_k, scope=scope),
+            await ask(backends, a, query, options),
+            await ask(backends, b, query, options),
             top_k=top_k,
         )
         for query in queries

@@ -14,6 +14,7 @@ from reshelve.database import catalog
 from reshelve.database.pools import Connection
 from reshelve.database.priority import step_back
 from reshelve.domain.indexes import Index, IndexState
+from reshelve.stores import lexical
 from reshelve.tasks import cancel_and_wait
 
 _BUILD_LOCK = 0x7265_7362
@@ -51,6 +52,7 @@ async def build_index(backends: Backends, index: Index, *, on_build: OnBuild = _
             await building
         finally:
             await cancel_and_wait(building)
+        await lexical.tidy(connection, index)
 
 
 async def _only_builder(connection: Connection, index: Index) -> None:

@@ -14,6 +14,7 @@ from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
 from reshelve.indexing.outbox import enqueue
 from reshelve.indexing.writing import delete_entries
+from reshelve.stores import lexical
 from reshelve.stores.protocol import Flaw
 
 _NAMED = 1000
@@ -32,11 +33,14 @@ class Comparison:
     missing: list[int]
     extra: list[int]
     flaws: list[Flaw]
+    wordless: list[int]
+    """Chunks that a search by words does not find, or finds by the wrong ones."""
     refused: dict[int, str]
 
     @property
     def equal(self) -> bool:
-        return not (self.missing or self.extra or self.flaws) and self.source_checksum == self.index_checksum
+        wrong = self.missing or self.extra or self.flaws or self.wordless
+        return not wrong and self.source_checksum == self.index_checksum
 
 
 def _unheard(_: list[int]) -> None:
@@ -44,22 +48,35 @@ def _unheard(_: list[int]) -> None:
 
 
 async def sweep_orphans(backends: Backends, index: Index, *, on_found: Callable[[list[int]], None] = _unheard) -> int:
-    """Take away the entries whose chunk is gone. Ids are never used again, so a chunk that is not there stays away.
+    """Take away the entries, and the words, whose chunk is gone.
 
-    `on_found` is told their ids, batch by batch. Returns how many.
+    Ids are never used again, so a chunk that is not there stays away. `on_found` is told the ids, batch by batch.
+    Returns how many.
     """
+    held = backends.stores.of(index).holdings(index)
+    relations = [held, lexical.holdings(index)] if index.has_words else [held]
     orphans = sql.SQL(
-        "SELECT h.chunk_id FROM {} h LEFT JOIN chunks c ON c.id = h.chunk_id AND c.chunking_id = {} "
+        "SELECT h.chunk_id FROM ({}) h LEFT JOIN chunks c ON c.id = h.chunk_id AND c.chunking_id = {} "
         "WHERE c.id IS NULL ORDER BY h.chunk_id LIMIT {}"
-    ).format(backends.stores.of(index).holdings(index), sql.Literal(index.chunking_id), sql.Literal(_NAMED))
+    ).format(
+        sql.SQL(" UNION ").join(sql.SQL("SELECT chunk_id FROM {} h").format(each) for each in relations),
+        sql.Literal(index.chunking_id),
+        sql.Literal(_NAMED),
+    )
     swept = 0
     while True:
         async with backends.database.service() as connection:
             found = [row[0] for row in await (await connection.execute(orphans)).fetchall()]
         if not found:
-            return swept
+            return swept + await _recount(backends, index)
         on_found(found)
-        swept += await delete_entries(backends, index, found)
+        await delete_entries(backends, index, found)
+        swept += len(found)
+
+
+async def _recount(backends: Backends, index: Index) -> int:
+    async with backends.database.service() as connection:
+        return await lexical.recount(connection, index)
 
 
 async def compare(backends: Backends, index: Index) -> Comparison:
@@ -81,6 +98,7 @@ async def compare(backends: Backends, index: Index) -> Comparison:
         missing = await _only_in(connection, source, held) if differ else []
         extra = await _only_in(connection, held, source) if differ else []
         flaws = await store.flaws(connection, index)
+        wordless = await _wordless(backends, connection, index, chunks) if index.has_words else []
         refused = await _refused(connection, index)
     return Comparison(
         chunks=sum(rows for rows, _ in source_sums.values()),
@@ -91,6 +109,7 @@ async def compare(backends: Backends, index: Index) -> Comparison:
         missing=missing,
         extra=extra,
         flaws=flaws,
+        wordless=wordless,
         refused=refused,
     )
 
@@ -115,6 +134,18 @@ async def _only_in(connection: Connection, one: sql.Composed, other: sql.Compose
         ).format(one, other, sql.Literal(_NAMED))
     )
     return [row[0] for row in await cursor.fetchall()]
+
+
+async def _wordless(backends: Backends, connection: Connection, index: Index, chunks: sql.Composed) -> list[int]:
+    cursor = await connection.execute(
+        sql.SQL(
+            "SELECT a.chunk_id FROM {} a LEFT JOIN {} b ON b.chunk_id = a.chunk_id "
+            "WHERE b.chunk_id IS NULL ORDER BY a.chunk_id LIMIT {}"
+        ).format(_settled(index, chunks), lexical.holdings(index), sql.Literal(_NAMED))
+    )
+    absent = [row[0] for row in await cursor.fetchall()]
+    sample = backends.settings.migration.sample_rows
+    return absent or await lexical.wrong(connection, index, sample=sample, most=_NAMED)
 
 
 async def _checksums(connection: Connection, relation: sql.Composed, fingerprint: str) -> dict[int, tuple[int, int]]:
@@ -145,7 +176,10 @@ async def _refused(connection: Connection, index: Index) -> dict[int, str]:
 
 
 async def repair(backends: Backends, index: Index, found: Comparison) -> int:
-    """Queue what is missing, take away what is too much or flawed; returns how many. The feeder does the rest."""
+    """Queue what is missing, take away what is too much or flawed, and write wrong words anew; returns how many.
+
+    The feeder does the rest.
+    """
     wrong = sorted({*found.extra, *(flaw.chunk_id for flaw in found.flaws)})
     if wrong:
         await delete_entries(backends, index, wrong, keep_vectors=False)
@@ -158,4 +192,7 @@ async def repair(backends: Backends, index: Index, found: Comparison) -> int:
                 (index.id, wanted),
             )
             await enqueue(connection, index, wanted)
-    return len({*wrong, *wanted})
+    if found.wordless:
+        async with backends.database.service() as connection, connection.transaction():
+            await lexical.replace(connection, index, found.wordless)
+    return len({*wrong, *wanted, *found.wordless})

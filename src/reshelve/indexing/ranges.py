@@ -19,6 +19,7 @@ from reshelve.indexing.outbox import enqueue
 from reshelve.indexing.spending import account
 from reshelve.indexing.vectors import ChunkText, prepare
 from reshelve.indexing.writing import write_entries
+from reshelve.stores import lexical
 
 CutDocuments = Callable[[Connection, RangeLease], Awaitable[int]]
 """Cuts the documents of a range for the index's chunking, inside the transaction; returns chunks made."""
@@ -137,6 +138,7 @@ async def _fill_chunks(backends: Backends, index: Index, lease: RangeLease) -> N
         return
 
     async def acknowledge(connection: Connection) -> None:
+        await lexical.add_range(connection, index, lo=lease.lo, hi=lease.hi)
         await acknowledge_range(connection, lease)
         await account(
             connection,
@@ -154,6 +156,7 @@ async def _hand_to_queue(backends: Backends, index: Index, lease: RangeLease, ch
     """One of the texts will not do. The queue finds out which, and takes the others in."""
     async with backends.database.service() as connection, connection.transaction():
         await enqueue(connection, index, [chunk.id for chunk in chunks])
+        await lexical.add_range(connection, index, lo=lease.lo, hi=lease.hi)
         await acknowledge_range(connection, lease)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from reshelve.evaluation.judged import Judged
     from reshelve.evaluation.runs import Evaluation
     from reshelve.indexing.refreshing import DocumentEmbeddings
+    from reshelve.retrieval.asking import Mode
     from reshelve.retrieval.models import Aggregation, SearchableModel
     from reshelve.retrieval.search import SearchResponse
 
@@ -32,14 +33,27 @@ class Searches(Part):
         interleave: bool = False,
         models: Sequence[str] = (),
         aggregation: Aggregation = "union",
+        mode: Mode | None = None,
+        offset: int = 0,
+        cursor: str | None = None,
+        min_score: float | None = None,
+        diversify: bool = False,
+        highlight: bool = False,
+        explain: bool = False,
     ) -> SearchResponse:
-        """The nearest chunks, best first, each with its document, score, index and model.
+        """The best chunks, best first, each with its document, score, index and model.
+
+        `mode` is `dense` (by meaning), `lexical` (by words) or `hybrid` (both); None: what `rag.search.mode` says. A
+        page begins at `offset`, or where `cursor`, the `next` of the page before, says. `min_score` leaves out what
+        scores less, `diversify` puts the best chunk of each document first, `highlight` finds the query's words in the
+        chunks, `explain` says which leg of the search had a chunk where.
 
         `metadata` asks for equality on top-level fields; `user` and `session` keep one person on one side of a
         rollout; `index` asks one index instead of the route's; `exact` compares with every vector; `interleave` takes
         turns between both sides of a rollout, so that what people use tells which is better; `models` asks the
         indexes of these models, and fuses what they find by rank: all of it, or what each of them found.
         """
+        from reshelve.retrieval.asking import Options
         from reshelve.retrieval.search import SearchRequest, search
 
         if models and (index is not None or interleave):
@@ -49,12 +63,21 @@ class Searches(Part):
             SearchRequest(
                 query=query,
                 collection=self.settings.collection,
-                top_k=top_k,
-                scope=Scope(tenant=tenant, metadata=metadata),
+                options=Options(
+                    top_k=top_k,
+                    offset=offset,
+                    scope=Scope(tenant=tenant, metadata=metadata),
+                    mode=mode,
+                    exact=exact,
+                    min_score=min_score,
+                    diversify=diversify,
+                    highlight=highlight,
+                    explain=explain,
+                ),
                 user=user,
                 session=session,
                 index_id=index,
-                exact=exact,
+                cursor=cursor,
                 interleave=interleave,
                 models=tuple(models),
                 aggregation=aggregation,
@@ -103,9 +126,13 @@ class Searches(Part):
         index: int | None = None,
         tenant: str = "",
         depth: int = 100,
+        mode: Mode | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """nDCG@10, recall@10 and @100, and MRR of the serving index, or of one index, on judged queries."""
+        """nDCG@10, recall@10 and @100, and MRR of the serving index, or of one index, on judged queries.
+
+        `mode` as for `search`.
+        """
         from reshelve.evaluation.runs import evaluate
         from reshelve.retrieval.search import search_documents
 
@@ -117,6 +144,7 @@ class Searches(Part):
                 documents=wanted,
                 tenant=tenant,
                 index_id=index,
+                mode=mode,
             )
 
         name = f"index {index}" if index is not None else "serving index"

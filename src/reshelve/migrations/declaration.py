@@ -12,7 +12,7 @@ from reshelve.corpus.chunkers import Chunker, tokenizer_fingerprint
 from reshelve.database import catalog
 from reshelve.database.pools import Connection
 from reshelve.domain.documents import Chunking
-from reshelve.domain.indexes import Hnsw, Index, IndexDefinition, IndexState, Metric
+from reshelve.domain.indexes import NO_LANGUAGE, Hnsw, Index, IndexDefinition, IndexState, Metric
 from reshelve.domain.models import EmbeddingModel
 from reshelve.embedders.canary import canary
 from reshelve.embedders.opening import open_embedder, reopen_embedder
@@ -20,6 +20,7 @@ from reshelve.embedders.protocol import Embedder
 from reshelve.embedders.wordpiece import wordpiece
 from reshelve.errors import NotFoundError
 from reshelve.settings import Settings
+from reshelve.stores import lexical
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Declaration:
     backend: str
     metric: Metric
     hnsw: Hnsw
+    language: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,12 +47,20 @@ class Declaration:
             backend=stored["backend"],
             metric=Metric(stored["metric"]),
             hnsw=Hnsw(**stored["hnsw"]),
+            language=stored.get("language", NO_LANGUAGE),
         )
 
     @property
     def identity(self) -> tuple[object, ...]:
         """Equal for two declarations that mean the same index."""
-        return (self.model.fingerprint, self.chunking.fingerprint, self.backend, self.metric, self.hnsw)
+        return (
+            self.model.fingerprint,
+            self.chunking.fingerprint,
+            self.backend,
+            self.metric,
+            self.hnsw,
+            self.language,
+        )
 
 
 @asynccontextmanager
@@ -79,6 +89,7 @@ def _declaration(settings: Settings, embedder: Embedder) -> Declaration:
         backend=settings.vector_storage.backend,
         metric=Metric(settings.vector_storage.metric),
         hnsw=Hnsw(m=settings.vector_storage.hnsw.m, ef_construction=settings.vector_storage.hnsw.ef_construction),
+        language=settings.search.language,
     )
 
 
@@ -105,6 +116,7 @@ def _definition(declaration: Declaration, collection_id: int, chunking_id: int, 
         metric=declaration.metric,
         m=declaration.hnsw.m,
         ef_construction=declaration.hnsw.ef_construction,
+        language=declaration.language,
     )
 
 
@@ -142,6 +154,7 @@ async def register(
             )
             index = await catalog.get_index(connection, index_id)
             await backends.stores.of(index).create(connection, index)
+            await lexical.create(connection, index)
         if record is not None:
             await record(connection, index)
         return index

@@ -141,6 +141,7 @@ def _changes(serving: Index, chunking: catalog.RegisteredChunking, declaration: 
         ("metric", serving.metric.value, declaration.metric.value),
         ("hnsw.m", serving.hnsw.m, declaration.hnsw.m),
         ("hnsw.ef_construction", serving.hnsw.ef_construction, declaration.hnsw.ef_construction),
+        ("language of the words", serving.language, declaration.language),
     )
     changes = [Change(what, str(before), str(after)) for what, before, after in pairs if before != after]
     if not changes and serving.model.fingerprint != declaration.model.fingerprint:
@@ -243,6 +244,7 @@ def _sql(declaration: Declaration, index_id: int) -> list[str]:
             backend=declaration.backend,
             metric=declaration.metric,
             hnsw=declaration.hnsw,
+            language=declaration.language,
             state=IndexState.FILLING,
         )
     )

@@ -74,7 +74,8 @@ async def verify_index(backends: Backends, index: Index) -> Verification:
         if found.equal and not mended:
             break
         # What the model refuses stays missing, however often it is tried.
-        only_refused = set(found.missing) <= found.refused.keys() and not (found.extra or found.flaws or mended)
+        others = found.extra or found.flaws or found.wordless or mended
+        only_refused = set(found.missing) <= found.refused.keys() and not others
         if passes == _MOST_PASSES or (passes > 1 and only_refused):
             break
         repaired += mended + await repair(backends, index, found)
@@ -114,6 +115,7 @@ def _names(found: Comparison) -> list[str]:
             for chunk in found.missing
         ),
         *map(_too_many, found.extra),
+        *(f"chunk {chunk}: its words are not those of its text" for chunk in found.wordless),
     ][:_NAMED_FOR_PEOPLE]
 
 
@@ -127,6 +129,8 @@ def _problems(backends: Backends, found: Comparison, *, cosine: float | None, re
         problems.append(f"{len(found.extra)} vectors have no chunk")
     if found.flaws:
         problems.append(f"{len(found.flaws)} vectors are damaged")
+    if found.wordless:
+        problems.append(f"{len(found.wordless)} chunks are not found by their words")
     if not problems and found.source_checksum != found.index_checksum:
         problems.append("the checksums differ")
     # NaN fails every comparison, and so must never pass one.

@@ -11,11 +11,11 @@ from reshelve.backends import Backends
 from reshelve.database.catalog import live_indexes
 from reshelve.database.pools import Connection
 from reshelve.database.routes import get_route
-from reshelve.domain.fusion import reciprocal_rank_fusion
-from reshelve.domain.indexes import Index, IndexState, Scope
+from reshelve.domain.fusion import best_of_each_first, reciprocal_rank_fusion
+from reshelve.domain.indexes import Index, IndexState
 from reshelve.domain.routes import Route
 from reshelve.errors import NoIndexForModel
-from reshelve.retrieval.dense import Answer, Result, ask
+from reshelve.retrieval.asking import MAX_DEPTH, Answer, Options, Result, ask
 
 Aggregation = Literal["union", "intersection"]
 Role = Literal["serving", "candidate", "previous", "standby"]
@@ -85,27 +85,33 @@ async def ask_models(
     *,
     models: Sequence[str],
     aggregation: Aggregation,
-    top_k: int,
-    scope: Scope,
-    exact: bool,
+    options: Options,
 ) -> tuple[list[Answer], list[Result]]:
-    """Each model's own answer, and one list: fused by rank, its scores are the fused ones."""
+    """Each model's own answer, and one list: fused by rank, its scores are the fused ones.
+
+    A page further on is fused from longer lists: it may repeat, or miss, what stood at the end of the page before.
+    """
     names = list(dict.fromkeys(models))
     async with backends.database.service() as connection:
         indexes = [await index_of_model(connection, route, name) for name in names]
-    deep = top_k if len(names) == 1 or aggregation == "union" else top_k * _WIDER
-    answers = await asyncio.gather(
-        *(ask(backends, index, query, top_k=deep, scope=scope, exact=exact) for index in indexes)
-    )
-    if len(answers) == 1:
-        return answers, answers[0].results[:top_k]
+    if len(indexes) == 1:
+        answer = await ask(backends, indexes[0], query, options)
+        return [answer], answer.results
+    deep = min(options.end * (1 if aggregation == "union" else _WIDER), MAX_DEPTH)
+    each = replace(options, top_k=deep, offset=0, min_score=None)
+    answers = await asyncio.gather(*(ask(backends, index, query, each) for index in indexes))
     known: dict[tuple[str, str], Result] = {}
     for answer in answers:
         for result in answer.results:
             known.setdefault(_key(result), result)
     rankings = [[_key(result) for result in answer.results] for answer in answers]
     fused = reciprocal_rank_fusion(rankings, in_all=aggregation == "intersection")
-    return answers, [replace(known[key], score=score) for key, score in fused[:top_k]]
+    results = [replace(known[key], score=score) for key, score in fused]
+    if options.min_score is not None:
+        results = [result for result in results if result.score >= options.min_score]
+    if options.diversify:
+        results = best_of_each_first(results, lambda result: result.document_id)
+    return answers, results[options.offset : options.end]
 
 
 def _key(result: Result) -> tuple[str, str]:

@@ -7,6 +7,7 @@ alone by its circuit breaker, is answered for by the index that served before, a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from dataclasses import asdict, dataclass, field, replace
@@ -18,17 +19,17 @@ from reshelve.backends import Backends
 from reshelve.database.catalog import get_live_index, live_indexes
 from reshelve.database.pools import Connection
 from reshelve.database.routes import get_route
-from reshelve.domain.indexes import Index, Metric, Scope
+from reshelve.domain.indexes import Index, Scope
 from reshelve.domain.interleaving import team_draft
 from reshelve.domain.routes import Arm, Choice, Route, share_of
 from reshelve.errors import DatabaseUnavailable, InputError, NotFoundError, StoreError
 from reshelve.operations.recording import Place
-from reshelve.retrieval.dense import Answer, Result, ask
+from reshelve.retrieval.asking import MAX_DEPTH, Answer, Mode, Options, Result, ask
+from reshelve.retrieval.cursors import Cursor, digest, read_cursor
 from reshelve.retrieval.models import Aggregation, ask_models
 from reshelve.retrieval.shadowing import offer_shadow
 from reshelve.settings import RolloutSettings
 
-MAX_TOP_K = 1000
 _NOT_THE_ARMS_FAULT = (InputError, NotFoundError, DatabaseUnavailable)
 """The other side would say the same."""
 MAX_QUERY_CHARACTERS = 20_000
@@ -39,51 +40,62 @@ _log = structlog.get_logger(__name__)
 class SearchRequest:
     """`user` and `session` say who asks: during a rollout the same one is always answered by the same side.
 
-    `models` asks the indexes of these models instead of the route's, and fuses their answers by rank.
+    `models` asks the indexes of these models instead of the route's, and fuses their answers by rank. `cursor` is the
+    `next` of the page before: the same index answers, and it is not counted among the live searches.
     """
 
     query: str
     collection: str
-    top_k: int = 10
-    scope: Scope = field(default_factory=Scope)
+    options: Options = field(default_factory=Options)
     user: str | None = None
     session: str | None = None
     index_id: int | None = None
-    exact: bool = False
     interleave: bool = False
     models: tuple[str, ...] = ()
     aggregation: Aggregation = "union"
+    cursor: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of what the pages of one search have in common."""
+        asked = replace(self.options, top_k=1, offset=0, highlight=False, explain=False)
+        return digest(self.query, self.collection, self.models, self.aggregation, self.index_id, asked)
 
     def unit(self, sticky_by: str) -> str | None:
-        return {"user": self.user, "session": self.session, "tenant": self.scope.tenant}[sticky_by] or None
+        return {"user": self.user, "session": self.session, "tenant": self.options.scope.tenant}[sticky_by] or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResponse:
-    """`query_model` made the query's vector and `model` the index's: the same, always.
+    """`query_model` made the query's vector and `model` the index's: the same, always. None: by words alone.
 
-    `arm` is the side that answered; `fell_back` says why the candidate did not, where it should have. An interleaved
-    response has results of both sides, each with its own index and model.
+    `mode` is how the index was searched: `dense` where it has no words. `legs_ms` is what each part of the search took;
+    the legs run side by side. `arm` is the side that answered; `fell_back` says why the candidate did not, where it
+    should have. An interleaved response has results of both sides, each with its own index and model. `next` is the
+    cursor of the next page; None: there is none.
     """
 
     results: list[Result]
     index: int
     model: str
-    query_model: str
+    query_model: str | None
     epoch: int
+    mode: Mode
     embed_ms: float
     search_ms: float
+    legs_ms: dict[str, float]
     search_id: str
     arm: Arm
     fell_back: str | None = None
     interleaved: bool = False
     total_ms: float
+    next: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def check_query(query: str, *, top_k: int) -> None:
+def check_query(query: str, options: Options) -> None:
     if not query.strip():
         raise InputError("the query is empty", advice="Give at least one word.")
     if len(query) > MAX_QUERY_CHARACTERS:
@@ -92,28 +104,53 @@ def check_query(query: str, *, top_k: int) -> None:
         )
     if "\0" in query:
         raise InputError("the query holds a NUL character", advice="Remove it.")
-    if not 1 <= top_k <= MAX_TOP_K:
-        raise InputError(f"top_k is {top_k}; it must be from 1 to {MAX_TOP_K:,}")
+    if not 1 <= options.top_k <= MAX_DEPTH:
+        raise InputError(f"top_k is {options.top_k}; it must be from 1 to {MAX_DEPTH:,}")
+    if options.offset < 0 or options.end > MAX_DEPTH:
+        raise InputError(
+            f"offset is {options.offset:,} and top_k {options.top_k:,}; together they must be from 1 to {MAX_DEPTH:,}",
+            advice="Ask a narrower question: nobody reads that far.",
+        )
+    if options.min_score is not None and not math.isfinite(options.min_score):
+        raise InputError("min_score is not a number")
 
 
 async def search(backends: Backends, request: SearchRequest) -> SearchResponse:
     """Raises InputError for an impossible request, NotFoundError for a collection or index that is not there."""
-    check_query(request.query, top_k=request.top_k)
+    check_query(request.query, request.options)
+    if request.interleave and (request.options.offset or request.cursor is not None):
+        raise InputError("an interleaved search has one page", advice="Leave interleave out, or offset and cursor.")
+    asked = request if request.cursor is None else _next_page(request)
     with backends.spare_time.searching():
         try:
-            return await _search_once(backends, request)
+            response = await _search_once(backends, asked)
         except StoreError:
             # The index was dropped between the route and the search: the route names another by now.
-            if request.index_id is not None:
+            if asked.index_id is not None:
                 raise
-            return await _search_once(backends, request)
+            response = await _search_once(backends, asked)
+    more = len(response.results) == asked.options.top_k and asked.options.end < MAX_DEPTH and not response.interleaved
+    if not more:
+        return response
+    index = None if request.models else response.index
+    return replace(response, next=str(Cursor(request.digest, asked.options.end, index)))
+
+
+def _next_page(request: SearchRequest) -> SearchRequest:
+    assert request.cursor is not None
+    if request.options.offset:
+        raise InputError("a cursor says where the page begins", advice="Leave offset out.")
+    cursor = read_cursor(request.cursor, search=request.digest)
+    options = replace(request.options, offset=cursor.offset)
+    options = replace(options, top_k=min(options.top_k, MAX_DEPTH - options.offset))
+    return replace(request, options=options, index_id=cursor.index_id)
 
 
 async def _search_once(backends: Backends, request: SearchRequest) -> SearchResponse:
     started = time.perf_counter()
 
     async def look_up(connection: Connection) -> tuple[Route, Index | None]:
-        route = await get_route(connection, request.collection, request.scope.tenant)
+        route = await get_route(connection, request.collection, request.options.scope.tenant)
         if backends.embedders.look_due():
             live = await live_indexes(connection, route.collection_id)
             backends.embedders.open_ahead(each.model_id for each in live)
@@ -128,7 +165,7 @@ async def _search_once(backends: Backends, request: SearchRequest) -> SearchResp
         answer = await _ask(backends, request, asked)
         return _response(route, answer, route.arm_of(asked.id), started)
     if backends.settings.monitoring.query_analytics:
-        backends.recorder.remember_query(route.collection_id, request.scope.tenant or "", request.query)
+        backends.recorder.remember_query(route.collection_id, request.options.scope.tenant or "", request.query)
     if request.interleave and route.new is not None and share_in_force(backends.settings.rollout) != 0:
         response = await _interleaved(backends, request, route, route.new, started)
     else:
@@ -146,9 +183,7 @@ async def _by_models(backends: Backends, request: SearchRequest, route: Route, s
         request.query,
         models=request.models,
         aggregation=request.aggregation,
-        top_k=request.top_k,
-        scope=request.scope,
-        exact=request.exact,
+        options=request.options,
     )
     first = answers[0]
     names = ", ".join(answer.index.model.name for answer in answers)
@@ -170,6 +205,8 @@ def share_in_force(settings: RolloutSettings) -> int | None:
 
 async def _routed(backends: Backends, request: SearchRequest, route: Route, started: float) -> SearchResponse:
     choice = route.choose(request.unit(route.sticky_by), share=share_in_force(backends.settings.rollout))
+    if request.options.mode == "lexical" and not choice.index.has_words and choice.otherwise is not None:
+        choice = Choice(index=choice.otherwise, arm=Arm.SERVING)
     fell_back: str | None = None
     answer: Answer | None = None
     if choice.otherwise is not None:
@@ -178,7 +215,7 @@ async def _routed(backends: Backends, request: SearchRequest, route: Route, star
             choice = Choice(index=choice.otherwise, arm=Arm.SERVING)
     if answer is None:
         answer = await _recorded(backends, request, route, choice)
-    offer_shadow(backends, route, answer, arm=choice.arm, query=request.query, top_k=request.top_k, scope=request.scope)
+    offer_shadow(backends, route, answer, arm=choice.arm, query=request.query, options=request.options)
     return _response(route, answer, choice.arm, started, fell_back=fell_back)
 
 
@@ -225,9 +262,7 @@ async def _recorded(backends: Backends, request: SearchRequest, route: Route, ch
         # What waited for the database says nothing about the index.
         if answer is not None and backends.database.was_away(since=began):
             return
-        similarity = None
-        if answer is not None and answer.results and choice.index.metric is Metric.COSINE:
-            similarity = answer.results[0].score
+        similarity = None if answer is None else answer.similarity
         milliseconds = (time.monotonic() - began) * 1000
         backends.recorder.search(place, milliseconds=milliseconds, error=answer is None, similarity=similarity)
         if answer is not None and answer.cached:
@@ -245,7 +280,7 @@ async def _recorded(backends: Backends, request: SearchRequest, route: Route, ch
 
 
 async def _ask(backends: Backends, request: SearchRequest, index: Index) -> Answer:
-    return await ask(backends, index, request.query, top_k=request.top_k, scope=request.scope, exact=request.exact)
+    return await ask(backends, index, request.query, request.options)
 
 
 async def _interleaved(
@@ -263,7 +298,7 @@ async def _interleaved(
     drafted = team_draft(
         {_key(result): result for result in ours.results},
         {_key(result): result for result in theirs.results},
-        length=request.top_k,
+        length=request.options.top_k,
         seed=response.search_id,
     )
     return _response(route, ours, Arm.SERVING, started, results=[result for result, _ in drafted])
@@ -288,8 +323,10 @@ def _response(
         model=answer.index.model.name,
         query_model=answer.query_model,
         epoch=route.epoch,
+        mode=answer.mode,
         embed_ms=answer.embed_ms,
         search_ms=answer.search_ms,
+        legs_ms=answer.legs_ms,
         search_id=str(uuid.uuid4()),
         arm=arm,
         fell_back=fell_back,
@@ -319,6 +356,7 @@ async def search_documents(
     documents: int,
     tenant: str = "",
     index_id: int | None = None,
+    mode: Mode | None = None,
 ) -> list[tuple[str, float]]:
     """The best chunk of each document: (external id, score), best first, at most `documents` of them."""
     async with backends.database.service() as connection:
@@ -329,13 +367,14 @@ async def search_documents(
             if index_id is None
             else await get_live_index(connection, index_id, collection_id=route.collection_id)
         )
-    wanted = min(documents * 2, MAX_TOP_K)
+    wanted = min(documents * 2, MAX_DEPTH)
     while True:
-        check_query(query, top_k=wanted)
-        answer = await ask(backends, index, query, top_k=wanted, scope=Scope(tenant=tenant))
+        options = Options(top_k=wanted, scope=Scope(tenant=tenant), mode=mode)
+        check_query(query, options)
+        answer = await ask(backends, index, query, options)
         best: dict[str, float] = {}
         for result in answer.results:
             best.setdefault(result.document_id, result.score)
-        if len(best) >= documents or len(answer.results) < wanted or wanted == MAX_TOP_K:
+        if len(best) >= documents or len(answer.results) < wanted or wanted == MAX_DEPTH:
             return list(best.items())[:documents]
-        wanted = min(wanted * 2, MAX_TOP_K)
+        wanted = min(wanted * 2, MAX_DEPTH)

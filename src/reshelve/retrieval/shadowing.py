@@ -10,21 +10,19 @@ from collections.abc import Sequence
 import structlog
 
 from reshelve.backends import Backends
-from reshelve.domain.indexes import Index, Scope
+from reshelve.domain.indexes import Index
 from reshelve.domain.overlap import overlap_at_k, rank_biased_overlap
 from reshelve.domain.routes import Arm, Route
 from reshelve.errors import DatabaseUnavailable
 from reshelve.operations.recording import Place
-from reshelve.retrieval.dense import Answer, Result, ask
+from reshelve.retrieval.asking import Answer, Options, Result, ask
 
 COMPARED = 10
 """Documents of each side that are compared."""
 _log = structlog.get_logger(__name__)
 
 
-def offer_shadow(
-    backends: Backends, route: Route, answered: Answer, *, arm: Arm, query: str, top_k: int, scope: Scope
-) -> None:
+def offer_shadow(backends: Backends, route: Route, answered: Answer, *, arm: Arm, query: str, options: Options) -> None:
     """The serving side's searches are repeated on the candidate, the candidate's on the index that was there before."""
     settings = backends.settings.rollout
     sample = 1.0 if settings.parallel else settings.shadow_sample
@@ -33,13 +31,13 @@ def offer_shadow(
     other = route.new if arm is Arm.SERVING else route.old
 
     async def compare() -> None:
-        await _compare(backends, route, other, answered, query=query, top_k=top_k, scope=scope)
+        await _compare(backends, route, other, answered, query=query, options=options)
 
     backends.spare_time.offer(compare)
 
 
 async def _compare(
-    backends: Backends, route: Route, other: Index, answered: Answer, *, query: str, top_k: int, scope: Scope
+    backends: Backends, route: Route, other: Index, answered: Answer, *, query: str, options: Options
 ) -> None:
     assert route.new is not None
     place = Place(route.collection_id, route.tenant, other.id, route.arm_of(other.id))
@@ -50,7 +48,7 @@ async def _compare(
     timeout = asyncio.timeout(backends.settings.rollout.candidate_timeout_seconds)
     try:
         async with timeout:
-            found = await ask(backends, other, query, top_k=top_k, scope=scope)
+            found = await ask(backends, other, query, options)
     except asyncio.CancelledError:
         backends.breakers.released(other.id)
         raise

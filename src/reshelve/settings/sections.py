@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
@@ -94,6 +95,39 @@ class ChunkingSettings(_Section):
         if self.overlap >= self.chunk_size:
             raise ValueError("overlap must be smaller than chunk_size")
         return self
+
+
+LANGUAGES = (
+    "arabic", "armenian", "basque", "catalan", "danish", "dutch", "english", "finnish", "french", "german", "greek",
+    "hindi", "hungarian", "indonesian", "irish", "italian", "lithuanian", "nepali", "norwegian", "portuguese",
+    "romanian", "russian", "serbian", "spanish", "swedish", "tamil", "turkish", "yiddish", "simple", "none",
+)  # fmt: skip
+"""Those whose stems and stop words PostgreSQL 16 knows; `simple` has neither, `none` is no search by words."""
+
+
+class SearchSettings(_Section):
+    """What a search does that does not say otherwise.
+
+    `language` is that of the words: a change of it is a migration that embeds nothing. `mode` is `dense` (by meaning),
+    `lexical` (by words, BM25 with `bm25_k1` and `bm25_b`) or `hybrid`: the best `candidates` of both, their scores each
+    normalised to [0, 1] and added up, `dense_weight` of the dense one (`fusion = "convex"`), or fused by rank (`rrf`).
+    """
+
+    mode: Literal["dense", "lexical", "hybrid"] = "hybrid"
+    language: str = "english"
+    fusion: Literal["convex", "rrf"] = "convex"
+    dense_weight: float = Field(default=0.5, ge=0, le=1)
+    candidates: int = Field(default=100, ge=10, le=1000)
+    bm25_k1: float = Field(default=1.2, ge=0, le=10)
+    bm25_b: float = Field(default=0.75, ge=0, le=1)
+
+    @field_validator("language")
+    @classmethod
+    def _language_is_known(cls, value: str) -> str:
+        if value not in LANGUAGES:
+            near = difflib.get_close_matches(value, LANGUAGES, n=1)
+            raise ValueError(f"{value!r} is unknown; " + (f"did you mean {near[0]}?" if near else ", ".join(LANGUAGES)))
+        return value
 
 
 class ThrottleSettings(_Section):
@@ -221,6 +255,7 @@ class Settings(_Section):
     vector_storage: VectorStorageSettings = VectorStorageSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     chunking: ChunkingSettings = ChunkingSettings()
+    search: SearchSettings = SearchSettings()
     migration: MigrationSettings = MigrationSettings()
     rollout: RolloutSettings = RolloutSettings()
     circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()

@@ -82,7 +82,15 @@ class MemoryStore:
         return sql.SQL("(SELECT chunk_id, content_hash FROM ledger WHERE index_id = {})").format(sql.Literal(index.id))
 
     async def search(
-        self, connection: Connection, index: Index, vector: Vectors, *, limit: int, scope: Scope, exact: bool = False
+        self,
+        connection: Connection,
+        index: Index,
+        vector: Vectors,
+        *,
+        limit: int,
+        scope: Scope,
+        exact: bool = False,
+        with_passages: bool = True,
     ) -> list[Hit]:
         refuse_other_space(index, vector.reshape(1, -1))
         shelf = self._shelf(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, LiteralString
 
@@ -20,6 +21,7 @@ from reshelve.stores.scope import LIVING, PASSAGE, condition
 
 HNSW_MAX_VECTOR_DIMENSION = 2000
 """pgvector builds HNSW on `vector` up to here, and on `halfvec` up to 4,000."""
+_AND_PASSAGE = sql.SQL(", {}").format(PASSAGE)
 _UNIT_TOLERANCE = 0.01
 _ROWS_A_STATEMENT = 1000
 
@@ -139,17 +141,36 @@ class PgvectorStore:
         return sql.SQL("(SELECT chunk_id, content_hash FROM {})").format(_table(index))
 
     async def search(
-        self, connection: Connection, index: Index, vector: Vectors, *, limit: int, scope: Scope, exact: bool = False
+        self,
+        connection: Connection,
+        index: Index,
+        vector: Vectors,
+        *,
+        limit: int,
+        scope: Scope,
+        exact: bool = False,
+        with_passages: bool = True,
     ) -> list[Hit]:
         """Filters inside the iterative scan. Where that gives up before `limit` hits, the exact search answers."""
         refuse_other_space(index, vector.reshape(1, -1))
-        hits = await self._nearest(connection, index, vector, limit=limit, scope=scope, exact=exact)
+        look = functools.partial(
+            self._nearest, connection, index, vector, limit=limit, scope=scope, with_passages=with_passages
+        )
+        hits = await look(exact=exact)
         if not exact and len(hits) < limit:
-            hits = await self._nearest(connection, index, vector, limit=limit, scope=scope, exact=True)
+            hits = await look(exact=True)
         return hits
 
     async def _nearest(
-        self, connection: Connection, index: Index, vector: Vectors, *, limit: int, scope: Scope, exact: bool
+        self,
+        connection: Connection,
+        index: Index,
+        vector: Vectors,
+        *,
+        limit: int,
+        scope: Scope,
+        exact: bool,
+        with_passages: bool,
     ) -> list[Hit]:
         where, values = condition(index, scope)
         # The planner cannot use the graph for a sum: that makes the search exact.
@@ -160,8 +181,8 @@ class PgvectorStore:
         # server always finds it cheaper to plan anew: a small tenant is searched in another way than a large one.
         most = sql.Placeholder() if values else sql.Literal(limit)
         statement = sql.SQL(
-            "SELECT e.chunk_id, {} AS distance, {} FROM {} e {} WHERE {} ORDER BY distance LIMIT {}"
-        ).format(distance, PASSAGE, _table(index), LIVING, where, most)
+            "SELECT e.chunk_id, {} AS distance{} FROM {} e {} WHERE {} ORDER BY distance LIMIT {}"
+        ).format(distance, _AND_PASSAGE if with_passages else sql.SQL(""), _table(index), LIVING, where, most)
         parameters = [_parameter(index, vector), *values, *([limit] if values else [])]
         try:
             cursor = await connection.execute(statement, parameters)
@@ -170,7 +191,10 @@ class PgvectorStore:
                 f"Column does not exist: index {index.id} of {index.model.name} was dropped",
                 advice="Search again: the route names the index that serves now.",
             ) from error
-        return [Hit(row[0], _score(index.metric, row[1]), Passage(*row[2:])) for row in await cursor.fetchall()]
+        return [
+            Hit(row[0], _score(index.metric, row[1]), Passage(*row[2:]) if with_passages else None)
+            for row in await cursor.fetchall()
+        ]
 
     async def flaws(self, connection: Connection, index: Index) -> list[Flaw]:
         kind = vector_type(index)

@@ -43,7 +43,7 @@ class Passage(NamedTuple):
 class Hit:
     """`score`: cosine similarity, inner product, or 1 / (1 + distance) for L2. Larger is closer.
 
-    A store inside PostgreSQL reads the `passage` along, which saves a question.
+    A store inside PostgreSQL can read the `passage` along, which saves a question.
     """
 
     chunk_id: int
@@ -91,7 +91,15 @@ class VectorStore(Protocol):
         ...
 
     async def search(
-        self, connection: Connection, index: Index, vector: Vectors, *, limit: int, scope: Scope, exact: bool = False
+        self,
+        connection: Connection,
+        index: Index,
+        vector: Vectors,
+        *,
+        limit: int,
+        scope: Scope,
+        exact: bool = False,
+        with_passages: bool = True,
     ) -> list[Hit]:
         """The nearest entries to `vector`, shape (dimension,), whose chunks live in the scope; best first."""
         ...

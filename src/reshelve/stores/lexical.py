@@ -1,0 +1,393 @@
+"""Search by words: BM25 over postings in PostgreSQL, whatever store holds the vectors.
+
+Indexes of one chunking and one language share their words, in three tables:
+
+- passages: one row a chunk whose words are there, with a checksum of them.
+- postings: rows of (word, records), the records packed: many passages a row. A word's key is the hash of its stem,
+  seeded by the tenant's name: nobody reads another tenant's. Every batch of writes appends rows of its own, so that
+  writers never wait for each other, and `fold` makes few large rows out of many small ones.
+- totals: how many passages a tenant has, and how long they are together: rows that are summed up, folded too.
+
+A chunk's words are written in the transaction that writes its vector. When a chunk goes, its passage goes; its postings
+are left behind, shown to nobody, until they are folded. Stems and stop words are PostgreSQL's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from typing import LiteralString
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from reshelve.database import arrays
+from reshelve.domain.bm25 import POSTING, Bm25, QueryWord, best_passages
+from reshelve.domain.indexes import Index, Scope
+from reshelve.errors import StoreError
+from reshelve.stores.protocol import Connection, Hit
+from reshelve.stores.scope import living
+
+_LOOKED_AT = 100
+"""So many of the best are looked at first, for those that live inside the scope."""
+_ROWS_A_TIER = 16
+"""Of so many rows of one word and about one size one is made, sixteen times the size."""
+_FOLD_LOCK = 0x7265_7366
+_WORDS_AT_ONCE = 2000
+
+
+def table_names(index: Index) -> list[str]:
+    return [f"lexical_{kind}_{index.chunking_id}_{index.language}" for kind in ("postings", "passages", "totals")]
+
+
+def _filled(statement: LiteralString, index: Index, **more: sql.Composable) -> sql.Composed:
+    postings, passages, totals = (sql.Identifier("reshelve", name) for name in table_names(index))
+    return sql.SQL(statement).format(
+        postings=postings,
+        passages=passages,
+        totals=totals,
+        configuration=sql.Literal(f"pg_catalog.{index.language}"),
+        chunking=sql.Literal(index.chunking_id),
+        **more,
+    )
+
+
+async def create(connection: Connection, index: Index) -> None:
+    """Make room. The connection is the owner's. Idempotent."""
+    if not index.has_words:
+        return
+    name, _, _ = table_names(index)
+    await connection.execute(
+        _filled(
+            """
+            CREATE TABLE IF NOT EXISTS {passages} (
+                chunk_id bigint PRIMARY KEY, tenant bigint NOT NULL, length smallint NOT NULL, checksum bigint NOT NULL
+            );
+            CREATE TABLE IF NOT EXISTS {postings} (
+                id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                word bigint NOT NULL, tier smallint NOT NULL, records bytea NOT NULL
+            );
+            -- Compressed they would be read more slowly.
+            ALTER TABLE {postings} ALTER COLUMN records SET STORAGE EXTERNAL;
+            CREATE INDEX IF NOT EXISTS {by_word} ON {postings} (word, tier);
+            CREATE TABLE IF NOT EXISTS {totals} (
+                tenant bigint NOT NULL, passages bigint NOT NULL, length bigint NOT NULL
+            );
+            CREATE INDEX IF NOT EXISTS {by_tenant} ON {totals} (tenant);
+            DO $$ BEGIN
+                IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'reshelve_service') THEN
+                    GRANT SELECT, INSERT, UPDATE, DELETE ON {postings}, {passages}, {totals} TO reshelve_service;
+                END IF;
+            END $$
+            """,
+            index,
+            by_word=sql.Identifier(f"{name}_by_word"),
+            by_tenant=sql.Identifier(f"{name}_by_tenant"),
+        )
+    )
+
+
+async def drop(connection: Connection, index: Index) -> None:
+    """The caller knows that no other index shares them."""
+    if index.has_words:
+        await connection.execute(_filled("DROP TABLE IF EXISTS {postings}, {passages}, {totals}", index))
+
+
+# The words of some chunks: key, chunk, tenant, how often. A chunk of nothing but stop words has one row without a key.
+_CUT: LiteralString = """
+    SELECT c.id AS chunk_id, hashtextextended(d.tenant, 0) AS tenant,
+           least(cardinality(v.positions), 32767)::smallint AS frequency,
+           hashtextextended(v.lexeme, hashtextextended(d.tenant, 0)) AS word
+    FROM chunks c JOIN documents d ON d.id = c.document_id
+    LEFT JOIN LATERAL unnest(to_tsvector({configuration}::regconfig, c.content)) v ON true
+    WHERE c.chunking_id = {chunking} AND {chosen}
+"""
+_SUMS = sql.SQL(
+    "least(coalesce(sum(frequency), 0), 32767)::smallint AS length, "
+    "coalesce(sum(((word >> 24) & 1073741823) * frequency), 0)::bigint AS checksum"
+)
+_ADD: LiteralString = (
+    "WITH cut AS MATERIALIZED ("
+    + _CUT
+    + """
+        AND NOT EXISTS (SELECT FROM {passages} p WHERE p.chunk_id = c.id)
+    ), fresh AS (
+        INSERT INTO {passages} (chunk_id, tenant, length, checksum)
+        SELECT chunk_id, tenant, {sums} FROM cut
+        GROUP BY chunk_id, tenant ORDER BY chunk_id
+        ON CONFLICT DO NOTHING RETURNING chunk_id, tenant, length
+    ), counted AS (
+        INSERT INTO {totals} (tenant, passages, length) SELECT tenant, count(*), sum(length) FROM fresh GROUP BY tenant
+    )
+    INSERT INTO {postings} (word, tier, records)
+    SELECT word, (ln(count(*)) / ln(16))::integer,
+           string_agg(int8send(chunk_id) || int2send(frequency) || int2send(length), ''::bytea ORDER BY chunk_id)
+    FROM cut JOIN fresh USING (chunk_id) WHERE word IS NOT NULL GROUP BY word
+    """
+)
+_REMOVE: LiteralString = """
+    WITH locked AS (
+        SELECT p.chunk_id FROM {passages} p WHERE {chosen} ORDER BY p.chunk_id FOR UPDATE
+    ), gone AS (
+        DELETE FROM {passages} p USING locked WHERE p.chunk_id = locked.chunk_id RETURNING p.tenant, p.length
+    )
+    INSERT INTO {totals} (tenant, passages, length) SELECT tenant, -count(*), -sum(length) FROM gone GROUP BY tenant
+"""
+
+
+async def add(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
+    """The words of those chunks that live and are not there yet."""
+    if index.has_words and chunk_ids:
+        await connection.execute(_filled(_ADD, index, chosen=sql.SQL("c.id = ANY(%s)"), sums=_SUMS), [list(chunk_ids)])
+
+
+async def add_range(connection: Connection, index: Index, *, lo: int, hi: int) -> None:
+    """The same for every chunk whose id is from `lo` to `hi`."""
+    if index.has_words:
+        await connection.execute(_filled(_ADD, index, chosen=sql.SQL("c.id BETWEEN %s AND %s"), sums=_SUMS), [lo, hi])
+
+
+async def remove_dead(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
+    """Those of the chunks that live no more: other indexes may share the words of those that do."""
+    if index.has_words:
+        chosen = sql.SQL("p.chunk_id = ANY(%s) AND NOT EXISTS (SELECT FROM chunks c WHERE c.id = p.chunk_id)")
+        await connection.execute(_filled(_REMOVE, index, chosen=chosen), [list(chunk_ids)])
+
+
+async def replace(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
+    """Whatever is there of those chunks goes, and their words are written anew.
+
+    Inside a transaction. Reads all the postings there are.
+    """
+    if not index.has_words:
+        return
+    await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_FOLD_LOCK, index.chunking_id))
+    await connection.execute(_filled(_REMOVE, index, chosen=sql.SQL("p.chunk_id = ANY(%s)")), [list(chunk_ids)])
+    async with connection.cursor("postings", binary=True) as cursor:
+        await cursor.execute(_filled("SELECT id, records FROM {postings} FOR UPDATE", index))
+        async for row_id, records in cursor:
+            postings = np.frombuffer(records, POSTING)
+            kept = postings[~np.isin(postings["chunk"], chunk_ids)]
+            if len(kept) < len(postings):
+                await connection.execute(
+                    _filled("UPDATE {postings} SET records = %s WHERE id = %s", index), [kept.tobytes(), row_id]
+                )
+    await add(connection, index, chunk_ids)
+
+
+def holdings(index: Index) -> sql.Composed:
+    """A relation (chunk_id, content_hash), the hash NULL, of the chunks whose words are there."""
+    return _filled("(SELECT chunk_id, NULL::uuid AS content_hash FROM {passages})", index)
+
+
+async def recount(connection: Connection, index: Index) -> int:
+    """Set the totals right. Returns for how many tenants they were wrong.
+
+    A passage and its tenant's total change together, so one statement sees both as of one instant, whoever writes.
+    """
+    if not index.has_words:
+        return 0
+    cursor = await connection.execute(
+        _filled(
+            """
+            INSERT INTO {totals} (tenant, passages, length)
+            SELECT tenant, sum(passages), sum(length) FROM (
+                SELECT tenant, count(*) AS passages, sum(length) AS length FROM {passages} GROUP BY tenant
+                UNION ALL SELECT tenant, -sum(passages), -sum(length) FROM {totals} GROUP BY tenant
+            ) both_sides GROUP BY tenant HAVING sum(passages) <> 0 OR sum(length) <> 0
+            """,
+            index,
+        )
+    )
+    return cursor.rowcount
+
+
+async def wrong(connection: Connection, index: Index, *, sample: int, most: int) -> list[int]:
+    """The first `most` passages whose postings are not those that were written, or not those of their text.
+
+    All of them are held against their checksums, and `sample` against their texts, the same ones at each call. Inside a
+    transaction, which sees one state. Takes some bytes of memory a passage.
+    """
+    cursor = await connection.execute(
+        _filled("SELECT chunk_id, length, checksum FROM {passages} ORDER BY chunk_id", index), binary=True
+    )
+    passages = np.array(
+        await cursor.fetchall(), np.dtype([("chunk", np.int64), ("length", np.int16), ("checksum", np.int64)])
+    )
+    sums = np.zeros(len(passages), np.int64)
+    differ = np.zeros(len(passages), bool)
+    async with connection.cursor("postings", binary=True) as cursor:
+        cursor.itersize = 2000
+        await cursor.execute(_filled("SELECT word, records FROM {postings}", index))
+        async for word, records in cursor:
+            postings = np.frombuffer(records, POSTING)
+            slots = np.searchsorted(passages["chunk"], postings["chunk"].astype(np.int64))
+            slots[slots == len(passages)] = 0
+            # Those of passages that are gone are looked at by nobody.
+            living = passages["chunk"][slots] == postings["chunk"]
+            slots, postings = slots[living], postings[living]
+            np.add.at(sums, slots, ((word >> 24) & 1073741823) * postings["frequency"].astype(np.int64))
+            np.logical_or.at(differ, slots, postings["length"] != passages["length"][slots])
+    found = {*passages["chunk"][differ | (sums != passages["checksum"])].tolist()}
+    found |= await _not_of_their_text(connection, index, rows=sample)
+    return sorted(found)[:most]
+
+
+async def _not_of_their_text(connection: Connection, index: Index, *, rows: int) -> set[int]:
+    cut = _filled(_CUT, index, chosen=sql.SQL("c.id IN (SELECT chunk_id FROM sample)"))
+    cursor = await connection.execute(
+        _filled(
+            """
+            WITH sample AS MATERIALIZED (
+                SELECT * FROM {passages} ORDER BY hashint8extended(chunk_id, 11), chunk_id LIMIT %s
+            ), meant AS (SELECT chunk_id, {sums} FROM ({cut}) cut GROUP BY chunk_id)
+            SELECT s.chunk_id FROM sample s JOIN meant m USING (chunk_id)
+            WHERE (s.length, s.checksum) IS DISTINCT FROM (m.length, m.checksum)
+            """,
+            index,
+            cut=cut,
+            sums=_SUMS,
+        ),
+        [rows],
+    )
+    return {row[0] for row in await cursor.fetchall()}
+
+
+async def fold(connection: Connection, index: Index) -> None:
+    """Make one row out of many of a size, without the chunks that are gone. In transactions of its own.
+
+    Whoever comes while another is at it goes away.
+    """
+    if not index.has_words:
+        return
+    cursor = await connection.execute(_filled(_MANY, index), [_ROWS_A_TIER])
+    many = [row[0] for row in await cursor.fetchall()]
+    for start in range(0, len(many), _WORDS_AT_ONCE):
+        async with connection.transaction():
+            cursor = await connection.execute(
+                "SELECT pg_try_advisory_xact_lock(%s, %s)", (_FOLD_LOCK, index.chunking_id)
+            )
+            row = await cursor.fetchone()
+            if row is None or not row[0]:
+                return
+            await _fold_postings(connection, index, many[start : start + _WORDS_AT_ONCE])
+    await connection.execute(_filled(_FOLD_TOTALS, index), [_ROWS_A_TIER])
+
+
+_MANY: LiteralString = "SELECT DISTINCT word FROM {postings} GROUP BY word, tier HAVING count(*) >= %s"
+_TAKE_OUT: LiteralString = """
+    DELETE FROM {postings} p USING (
+        SELECT word, tier FROM {postings} WHERE word = ANY(%s) GROUP BY word, tier HAVING count(*) >= %s
+    ) many WHERE p.word = many.word AND p.tier = many.tier RETURNING p.word, p.records
+"""
+_FOLD_TOTALS: LiteralString = """
+    WITH gone AS (
+        DELETE FROM {totals} WHERE tenant IN (SELECT tenant FROM {totals} GROUP BY tenant HAVING count(*) > %s)
+        RETURNING tenant, passages, length
+    )
+    INSERT INTO {totals} SELECT tenant, sum(passages), sum(length) FROM gone GROUP BY tenant
+"""
+
+
+async def _fold_postings(connection: Connection, index: Index, words: Sequence[int]) -> None:
+    cursor = await connection.execute(_filled(_TAKE_OUT, index), [list(words), _ROWS_A_TIER], binary=True)
+    taken = sorted(await cursor.fetchall())
+    if not taken:
+        return
+    merged = {
+        word: np.frombuffer(b"".join(records for _, records in rows), POSTING)
+        for word, rows in groupby(taken, key=lambda row: row[0])
+    }
+    met = np.unique(np.concatenate([postings["chunk"] for postings in merged.values()]).astype(np.int64))
+    cursor = await connection.execute(
+        _filled("SELECT chunk_id FROM {passages} WHERE chunk_id = ANY(%b::bigint[])", index), [arrays.bigints(met)]
+    )
+    alive = np.array([row[0] for row in await cursor.fetchall()], dtype=np.int64)
+    kept = {word: postings[np.isin(postings["chunk"], alive)] for word, postings in merged.items()}
+    async with connection.cursor() as writing:
+        await writing.executemany(
+            _filled("INSERT INTO {postings} (word, tier, records) VALUES (%s, %s, %b)", index),
+            [(word, _tier(len(postings)), postings.tobytes()) for word, postings in kept.items() if len(postings)],
+        )
+
+
+def _tier(postings: int) -> int:
+    return round(math.log(postings, _ROWS_A_TIER))
+
+
+async def tidy(connection: Connection, index: Index) -> None:
+    """After many writes. The connection is the owner's, in no transaction."""
+    await fold(connection, index)
+    if index.has_words:
+        for name in table_names(index):
+            await connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier("reshelve", name)))
+
+
+async def search(
+    connection: Connection, index: Index, query: str, *, limit: int, scope: Scope, bm25: Bm25
+) -> list[Hit]:
+    """The passages that have words of the query, best first, by their BM25 among the tenant's own.
+
+    Raises StoreError for an index without words, or a scope of all tenants: a score is made of one tenant's counts.
+    """
+    if not index.has_words or scope.tenant is None:
+        raise StoreError(f"index {index.id} cannot be searched by words", advice="Search with mode dense.")
+    try:
+        words, passages, length = await _looked_up(connection, index, query, tenant=scope.tenant)
+        most = sum(word.containing for word in words)
+        deep = max(2 * limit, _LOOKED_AT)
+        while True:
+            best = await asyncio.to_thread(
+                best_passages, words, bm25, passages=passages, length=length, most=min(deep, most)
+            )
+            inside = await living(connection, index, [chunk for chunk, _ in best], scope)
+            hits = [Hit(chunk, score) for chunk, score in best if chunk in inside]
+            if len(hits) >= limit or deep >= most:
+                return hits[:limit]
+            # Of the best, few live inside the scope: more are looked at.
+            deep *= 20
+    except psycopg.errors.UndefinedTable as error:
+        raise StoreError(
+            f"the words of index {index.id} were dropped",
+            advice="Search again: the route names the index that serves now.",
+        ) from error
+
+
+_LOOK_UP: LiteralString = """
+    SELECT q.word, q.repeated, p.records, coalesce(t.passages, 0), coalesce(t.length, 0)
+    FROM (SELECT sum(passages)::bigint AS passages, sum(length)::bigint AS length FROM {totals}
+          WHERE tenant = hashtextextended(%s, 0)) t,
+         (SELECT hashtextextended(v.lexeme, hashtextextended(%s, 0)) AS word, cardinality(v.positions) AS repeated
+          FROM unnest(to_tsvector({configuration}::regconfig, %s)) v) q
+    JOIN {postings} p ON p.word = q.word ORDER BY q.word
+"""
+
+
+async def _looked_up(
+    connection: Connection, index: Index, query: str, *, tenant: str
+) -> tuple[list[QueryWord], int, int]:
+    """The query's words that any passage has, and the tenant's passages and their length in words."""
+    cursor = await connection.execute(_filled(_LOOK_UP, index), [tenant, tenant, query], binary=True)
+    rows = await cursor.fetchall()
+    words = [
+        QueryWord(repeated=repeated, postings=[np.frombuffer(row[2], POSTING) for row in of_word])
+        for (_, repeated), of_word in groupby(rows, key=lambda row: (row[0], row[1]))
+    ]
+    return words, rows[0][3] if rows else 0, rows[0][4] if rows else 0
+
+
+async def matching_words(connection: Connection, index: Index, query: str, words: Collection[str]) -> set[str]:
+    """Those of the words that have a stem of the query's. An index without a language takes words as they are."""
+    language = index.language if index.has_words else "simple"
+    cursor = await connection.execute(
+        """
+        SELECT w FROM unnest(%(words)s::text[]) w
+        WHERE tsvector_to_array(to_tsvector(%(language)s::regconfig, w))
+              && tsvector_to_array(to_tsvector(%(language)s::regconfig, %(query)s))
+        """,
+        {"words": list(words), "language": f"pg_catalog.{language}", "query": query},
+    )
+    return {row[0] for row in await cursor.fetchall()}

@@ -1,0 +1,266 @@
+"""Search by words, and both ways at once: true to the corpus, to the tenant, and through every change of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+
+import pytest
+
+import reshelve
+from reshelve.database.routes import get_route
+from reshelve.domain.bm25 import Bm25
+from reshelve.domain.indexes import Index, Scope
+from reshelve.domain.migration import State
+from reshelve.errors import InputError
+from reshelve.library import Library
+from reshelve.settings import Settings
+from reshelve.stores import lexical
+from tests.support.oracle import assert_indexes_equal_source
+from tests.support.writers import documents, writing
+
+SettingsOf = Callable[[str], Settings]
+HASHING = '[rag.embedding]\nmodel = "hashing-64"\n'
+KEYS = [
+    reshelve.Document(
+        external_id="pot", content="The key hangs behind the blue pot, the keys of the cellar beside it."
+    ),
+    reshelve.Document(external_id="door", content="A door without a lock needs no key."),
+    reshelve.Document(external_id="boat", content="The boats are painted in spring, all of them blue."),
+]
+
+
+async def serving(library: Library) -> Index:
+    async with library.backends.database.service() as connection:
+        return (await get_route(connection, library.settings.collection)).serving
+
+
+async def ids(library: Library, query: str, **options: object) -> list[str]:
+    found = await library.search(query, **{"mode": "lexical", **options})  # pyright: ignore[reportArgumentType]
+    return [result.document_id for result in found.results]
+
+
+async def test_words_are_found_by_their_stems_and_stop_words_by_nothing(library: Library) -> None:
+    await library.ingest(KEYS)
+    assert await ids(library, "KEYS") == ["pot", "door"]
+    assert await ids(library, "painting a boat") == ["boat"]
+    assert await ids(library, "the of it") == []
+    assert await ids(library, "'); DROP TABLE chunks; -- & | ! :* <->") == []
+    assert await ids(library, "key", min_score=100.0) == []
+
+
+async def test_scores_are_bm25_of_the_tenants_own_passages(library: Library) -> None:
+    chance = random.Random(5)
+    texts = {
+        f"d{n}": " ".join(chance.choices(["oak", "elm", "ash", "yew", "fir"], k=chance.randint(1, 9)))
+        for n in range(40)
+    }
+    await library.ingest([reshelve.Document(external_id=key, content=text) for key, text in texts.items()])
+    await library.ingest([reshelve.Document(external_id=f"x{n}", content="oak") for n in range(30)], tenant="other")
+    found = (await library.search("oak yew yew", mode="lexical", top_k=50)).results
+    expected: dict[str, float] = {}
+    mean = sum(len(text.split()) for text in texts.values()) / len(texts)
+    for key, text in texts.items():
+        for word, repeated in (("oak", 1), ("yew", 2)):
+            containing = sum(word in other.split() for other in texts.values())
+            frequency = text.split().count(word)
+            rarity = math.log(1 + (len(texts) - containing + 0.5) / (containing + 0.5))
+            norm = 1.2 * (0.25 + 0.75 * len(text.split()) / mean)
+            if frequency:
+                expected[key] = expected.get(key, 0) + repeated * rarity * frequency * 2.2 / (frequency + norm)
+    assert {result.document_id: result.score for result in found} == pytest.approx(expected)
+    assert set(await ids(library, "oak", tenant="other", top_k=50)) == {f"x{n}" for n in range(30)}
+    assert await ids(library, "yew", tenant="other") == []
+    assert await ids(library, "oak", tenant="nobody") == []
+
+
+async def test_what_is_changed_or_deleted_is_not_found_any_more_and_its_traces_go(library: Library) -> None:
+    await library.ingest(KEYS)
+    await library.ingest(replace(KEYS[0], content="The lamp hangs there now."))
+    await library.delete(["boat"], wait=False)
+    assert await ids(library, "key") == ["door"]
+    assert await ids(library, "blue") == []
+    assert await ids(library, "lamp") == ["pot"]
+    # Forty documents more, so that there are rows enough to fold.
+    for document in documents(40):
+        await library.ingest(replace(document, content=f"key {document.content}"))
+    await assert_indexes_equal_source(library)
+    before = (await library.search("key lamp", mode="lexical", top_k=50)).results
+    index = await serving(library)
+    async with library.backends.database.service() as connection:
+        rows = await _rows(library, index)
+        await lexical.fold(connection, index)
+    assert await _rows(library, index) < rows
+    after = (await library.search("key lamp", mode="lexical", top_k=50)).results
+    assert {result.document_id for result in after} == {result.document_id for result in before}
+    # The deleted ones count no longer, so a word may be worth a little more.
+    assert len(after) == 42
+
+
+async def _rows(library: Library, index: Index) -> int:
+    name, _, _ = lexical.table_names(index)
+    async with library.backends.database.service() as connection:
+        row = await (await connection.execute(f"SELECT count(*) FROM {name}".encode())).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_folding_beside_writers_loses_nothing(library: Library) -> None:
+    await library.ingest(documents(60))
+    index = await serving(library)
+    async with writing(library, seed=3, pause=0.0):
+        for _ in range(20):
+            async with library.backends.database.service() as one, library.backends.database.service() as other:
+                await asyncio.gather(lexical.fold(one, index), lexical.fold(other, index))
+            await asyncio.sleep(0.05)
+    await assert_indexes_equal_source(library)
+
+
+@pytest.fixture
+async def german(settings_of: SettingsOf) -> AsyncGenerator[Library]:
+    """A collection that is served without words, and a file that asks for German ones."""
+    async with reshelve.connect(settings_of(f'{HASHING}[rag.search]\nlanguage = "none"')) as library:
+        await library.ingest([*documents(120), reshelve.Document(external_id="haus", content="Die Häuser sind alt.")])
+        found = await library.search("Häuser")
+        assert found.mode == "dense"
+        with pytest.raises(InputError, match="cannot be searched by words"):
+            await library.search("Häuser", mode="lexical")
+    async with reshelve.connect(settings_of(f'{HASHING}[rag.search]\nlanguage = "german"')) as library:
+        yield library
+
+
+async def test_another_language_is_a_migration_that_embeds_nothing(german: Library) -> None:
+    plan = await german.plan()
+    assert [(change.what, change.before, change.after) for change in plan.changes] == [
+        ("language of the words", "none", "german")
+    ]
+    assert plan.reused_rows == plan.rows
+    async with writing(german):
+        migration = await german.apply(cutover=True)
+    assert migration.state is State.SOAKING
+    assert migration.embedded_rows == 0
+    assert await ids(german, "Haus") == ["haus"]
+    assert (await german.search("alte Häuser")).mode == "hybrid"
+    await assert_indexes_equal_source(german)
+    await german.cleanup(skip_soak=True)
+    assert await ids(german, "Haus") == ["haus"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DELETE FROM {postings} WHERE id % 3 = 0",
+        "DELETE FROM {passages} WHERE chunk_id % 5 = 0",
+        "UPDATE {postings} SET records = overlay(records PLACING '\\x0007'::bytea FROM 9 FOR 2) WHERE id % 4 = 0",
+        "INSERT INTO {passages} VALUES (99999999, 1, 1, 1)",
+    ],
+    ids=["postings lost", "passages lost", "frequencies changed", "a passage too many"],
+)
+async def test_wrong_words_are_seen_by_the_verification_and_mended(german: Library, harm: str) -> None:
+    await german.apply(cutover=True)
+    index = await serving(german)
+    postings, passages, _ = lexical.table_names(index)
+    async with german.backends.database.owner() as connection:
+        await connection.execute(harm.format(postings=postings, passages=passages).encode())
+    verification = await german.verify()
+    assert verification.repaired
+    assert verification.passed
+    again = await german.verify()
+    assert (again.repaired, again.passed) == (0, True)
+    await assert_indexes_equal_source(german)
+
+
+async def test_both_ways_at_once_explains_itself_and_its_pages_fit_together(library: Library) -> None:
+    await library.ingest(documents(150))
+    whole = await library.search("shelf1 outbox2 lease3", top_k=120, explain=True)
+    assert whole.mode == "hybrid"
+    assert {"dense", "lexical", "read"} == whole.legs_ms.keys()
+    for result in whole.results:
+        assert result.places
+        assert result.score == pytest.approx(sum(place.share for place in result.places.values()))
+    keys = [result.chunk_id for result in whole.results]
+    by_offset = [
+        result.chunk_id
+        for offset in range(0, 120, 30)
+        for result in (await library.search("shelf1 outbox2 lease3", top_k=30, offset=offset)).results
+    ]
+    assert by_offset == keys
+    by_cursor: list[int] = []
+    page = await library.search("shelf1 outbox2 lease3", top_k=50)
+    while True:
+        by_cursor += [result.chunk_id for result in page.results]
+        if page.next is None:
+            break
+        page = await library.search("shelf1 outbox2 lease3", top_k=50, cursor=page.next)
+    assert by_cursor[:120] == keys
+    assert len(by_cursor) == len(set(by_cursor)) == 150
+
+
+async def test_a_cursor_belongs_to_its_search_and_its_index(library: Library, settings_of: SettingsOf) -> None:
+    await library.ingest(documents(40))
+    first = await library.search("shelf1", top_k=5)
+    assert first.next is not None
+    for wrong in ({"query": "shelf2"}, {"mode": "dense"}, {"tenant": "other"}, {"min_score": 0.1}):
+        with pytest.raises(InputError, match="another search"):
+            await library.search(**{"query": "shelf1", "top_k": 5, "cursor": first.next, **wrong})
+    for cursor in ("", "nonsense", "W10", "bnVsbA"):
+        with pytest.raises(InputError, match="cursor"):
+            await library.search("shelf1", top_k=5, cursor=cursor)
+    async with reshelve.connect(settings_of('[rag.embedding]\nmodel = "hashing-128"')) as changed:
+        await changed.apply(cutover=True)
+        assert (await changed.search("shelf1", top_k=5)).index != first.index
+        second = await changed.search("shelf1", top_k=5, cursor=first.next)
+        assert second.index == first.index
+        both = [result.chunk_id for result in (*first.results, *second.results)]
+        assert both == [result.chunk_id for result in (await changed.search("shelf1", index=first.index)).results]
+
+
+async def test_the_best_chunk_of_each_document_first(library: Library) -> None:
+    long = "\n\n".join(f"{'shelf ' * 60} {n}" for n in range(6))
+    await library.ingest([reshelve.Document(external_id="long", content=long), *documents(10)])
+    plain = await library.search("shelf", top_k=5)
+    mixed = await library.search("shelf", top_k=5, diversify=True)
+    assert len({result.document_id for result in plain.results}) < 5
+    assert len({result.document_id for result in mixed.results}) == 5
+    assert mixed.results[0] == plain.results[0]
+
+
+async def test_the_querys_words_are_marked_where_they_stand(library: Library) -> None:
+    await library.ingest(KEYS)
+    (result, *_) = (await library.search("painted boat", mode="lexical", highlight=True)).results
+    assert result.highlights is not None
+    assert [result.content[start:end] for start, end in result.highlights] == ["boats", "painted"]
+    (dense, *_) = (await library.search("painted boat", mode="dense")).results
+    assert dense.highlights is None
+
+
+async def test_every_search_setting_has_an_effect(settings_of: SettingsOf) -> None:
+    found: dict[str, list[tuple[int, float]]] = {}
+    lines = (
+        "",
+        "dense_weight = 0.9",
+        'fusion = "rrf"',
+        "candidates = 10",
+        "bm25_k1 = 0.1",
+        "bm25_b = 0.0",
+        'mode = "dense"',
+    )
+    for line in lines:
+        async with reshelve.connect(settings_of(f"{HASHING}[rag.search]\n{line}")) as library:
+            if not line:
+                long = [reshelve.Document(external_id=f"l{n}", content="shelf1 " * n + "oak " * 9) for n in range(9)]
+                await library.ingest([*documents(80), *long])
+            response = await library.search("shelf1 shelf2 shelf3 outbox2 lease3 lease4", top_k=30)
+        found[line] = [(result.chunk_id, round(result.score, 9)) for result in response.results]
+    assert [line for line in lines[1:] if found[line] == found[""]] == []
+
+
+async def test_words_are_refused_to_a_scope_of_all_tenants(library: Library) -> None:
+    await library.ingest(KEYS)
+    index = await serving(library)
+    async with library.backends.database.service() as connection:
+        with pytest.raises(reshelve.ReshelveError, match="by words"):
+            await lexical.search(connection, index, "key", limit=5, scope=Scope(tenant=None), bm25=Bm25(k1=1.2, b=0.75))
