@@ -155,6 +155,11 @@ def test_the_whole_road(shop: Shop) -> None:
     found = shop.json("search", "sandstone moonlight", "--top-k", "5", "--where", "shelf=1")
     assert [result["metadata"] for result in found["results"]] == [{"shelf": 1}] * 5
     assert found["model"] == found["query_model"] == "hashing-64"
+    wanted = ("--where", "shelf=2", "--filter", '{"shelf": {"$lt": 3}}')
+    found = shop.json("search", "sandstone moonlight", "--top-k", "5", *wanted)
+    assert [result["metadata"] for result in found["results"]] == [{"shelf": 2}] * 5
+    wrong = shop.error("search", "sandstone", "--filter", '{"shelf": {"$lte3": 3}}')
+    assert (wrong["code"], wrong["advice"].partition("?")[0]) == ("input", 'Did you mean "$lte"')
     assert "Nothing to change" in shop.run("apply")[0]
 
     shop.settle("hashing-128")
@@ -228,7 +233,13 @@ def test_a_wrong_request_changes_nothing_and_says_what_to_do(filled: Shop) -> No
 
 def test_a_wrong_command_line_is_exit_code_2(shop: Shop) -> None:
     assert "No such command" in shop.run("serach", code=2)[1]
-    for command in (("search",), ("search", "x", "--where", "shelf"), ("apply", "--detach", "--dry-run"), ("eval",)):
+    for command in (
+        ("search",),
+        ("search", "x", "--where", "shelf"),
+        ("search", "x", "--filter", "{"),
+        ("apply", "--detach", "--dry-run"),
+        ("eval",),
+    ):
         assert shop.error(*command, code=2)["code"] == "usage"
 
 

@@ -13,6 +13,7 @@ import pytest
 from reshelve.database import catalog
 from reshelve.database.pools import Database
 from reshelve.domain.documents import Chunking, content_hash
+from reshelve.domain.filters import Compare
 from reshelve.domain.indexes import Hnsw, Index, IndexDefinition, IndexState, Metric, Scope
 from reshelve.domain.models import EmbeddingModel, Vectors
 from reshelve.errors import MixedSpacesError
@@ -111,12 +112,12 @@ async def shelf(request: pytest.FixtureRequest, database_urls: tuple[str, str]) 
 
 async def test_nearest_first_within_the_scope(shelf: Shelf) -> None:
     assert await shelf.fill() == DOCUMENTS
-    for scope in (Scope(tenant=None), Scope(tenant="a"), Scope(tenant="b", metadata={"parity": 1})):
+    for scope in (Scope(tenant=None), Scope(tenant="a"), Scope(tenant="b", filter=Compare(("parity",), "eq", 1))):
         inside = [
             at
             for at in range(DOCUMENTS)
             if scope.tenant is None or (at < 40) == (scope.tenant == "a")
-            if scope.metadata is None or at % 2 == 1
+            if scope.filter is None or at % 2 == 1
         ]
         query = shelf.vectors[inside[3]] + 0.01
         if shelf.index.metric is Metric.L2:

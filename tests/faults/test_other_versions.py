@@ -150,6 +150,12 @@ async def _assert_the_soak_goes_on(scene: Scene) -> None:
 
 
 DOWNGRADE = """
+    DROP INDEX documents_by_metadata;
+    DROP TABLE lexical_postings_1_english, lexical_passages_1_english, lexical_totals_1_english;
+    DROP INDEX indexes_once;
+    ALTER TABLE indexes DROP COLUMN language;
+    CREATE UNIQUE INDEX indexes_once
+        ON indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction) WHERE state <> 'dropped';
     DROP VIEW embedding_migration_status;
     DROP TABLE figures, circuit_breakers, recent_queries, feedback, alerts, baselines, idempotency_keys;
     ALTER TABLE routes DROP CONSTRAINT routes_pkey, DROP COLUMN tenant, DROP COLUMN candidate_index_id,

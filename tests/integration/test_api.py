@@ -127,6 +127,7 @@ async def test_tenants_and_filters(filled: httpx.AsyncClient) -> None:
     assert await found(filled, "moss fern", tenant="acme") == ["theirs"]
     assert "theirs" not in await found(filled, "moss fern", top_k=50)
     assert await found(filled, "moss", filters={"n": 1}) == [DOOR["id"]]
+    assert await found(filled, "moss", filters={"$and": [{"n": {"$gte": 1}}, {"n": {"$nin": [2, 3]}}]}) == [DOOR["id"]]
     assert await found(filled, "moss", tenant="acme", filters={"n": 1}) == []
     unknown = await filled.post(SEARCH, json={"query": "moss", "tenant": "acne"})
     problem(unknown, status=404, code="not_found", field="tenant")
@@ -172,6 +173,7 @@ WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
     ("POST", SEARCH, {"query": "x", "tenant": "a\0b"}, 422, "input", "tenant"),
     ("POST", SEARCH, {"query": "x", "filters": {"a": "b\0"}}, 422, "input", "filters"),
     ("POST", SEARCH, {"query": "x", "filters": [1]}, 422, "input", "filters"),
+    ("POST", SEARCH, {"query": "x", "filters": {"n": {"$gtt": 1}}}, 422, "input", "filters"),
     ("POST", SEARCH, {"query": "x", "index": 2**40}, 422, "input", "index"),
     ("POST", SEARCH, {"query": "x", "collection": "No Such"}, 422, "input", "collection"),
     ("POST", SEARCH, [], 422, "input", "body"),

@@ -17,10 +17,11 @@ from pydantic import (
     model_validator,
 )
 
-from reshelve.api.problems import NO_NUL
+from reshelve.api.problems import NO_NUL, FieldRefused
 from reshelve.corpus.checks import MAX_DOCUMENT_BYTES, MAX_ID_BYTES, MAX_TITLE_BYTES, check_metadata
 from reshelve.corpus.stored import StoredDocument
-from reshelve.errors import DocumentRefused
+from reshelve.domain.filters import parse_filter
+from reshelve.errors import DocumentRefused, InputError
 from reshelve.migrations.status import IndexStatus
 from reshelve.retrieval.asking import MAX_DEPTH
 from reshelve.retrieval.models import SearchableModel
@@ -55,6 +56,15 @@ def _storable(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def _readable(filters: dict[str, Any]) -> dict[str, Any]:
+    try:
+        parse_filter(filters)
+    except InputError as refused:
+        # Past the framework, which has no place for the advice.
+        raise FieldRefused(refused, field="filters") from None
+    return filters
+
+
 DocumentId = Annotated[
     str,
     Field(min_length=1, max_length=MAX_ID_BYTES, pattern=NO_NUL, examples=["notes/door.md"]),
@@ -62,6 +72,7 @@ DocumentId = Annotated[
     AfterValidator(_at_most(MAX_ID_BYTES)),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_storable)]
+Filters = Annotated[dict[str, Any], AfterValidator(_readable)]
 Name = Annotated[str, Field(max_length=256, pattern=NO_NUL)]
 """Of a tenant, a user or a session."""
 CollectionName = Annotated[str, Field(pattern=_COLLECTION)]
@@ -205,13 +216,17 @@ class DocumentPage(BaseModel):
 
 
 class SearchBody(Body):
-    """`user`, `session` and `tenant` keep who asks on one side of a rollout. `filters`: equality on metadata fields."""
+    """`user`, `session` and `tenant` keep who asks on one side of a rollout.
+
+    `filters` says which documents may be found, by their metadata.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {"query": "where is the key?"},
                 {"query": "where is the key?", "top_k": 3, "filters": {"room": "hall"}, "user": "ada", "session": "s1"},
+                {"query": "where is the key?", "filters": {"year": {"$gte": 2020}, "tags": {"$in": ["door", "key"]}}},
                 {"query": "where is the key?", "interleave": True},
                 {"query": "where is the key?", "mode": "lexical", "offset": 10, "highlight": True, "explain": True},
                 {"query": "where is the key?", "min_score": 0.2, "diversify": True},
@@ -222,7 +237,7 @@ class SearchBody(Body):
 
     query: Query
     top_k: int = Field(default=10, ge=1, le=MAX_DEPTH)
-    filters: Metadata | None = None
+    filters: Filters | None = None
     tenant: Name = ""
     user: Name | None = None
     session: Name | None = None

@@ -29,7 +29,7 @@ async def search(request: Request, body: SearchBody) -> Response:
             body.query,
             top_k=body.top_k,
             tenant=body.tenant,
-            metadata=body.filters,
+            filters=body.filters,
             index=body.index,
             user=body.user,
             session=body.session,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -42,6 +42,10 @@ def search(
             "--where", metavar="KEY=VALUE", help="Only documents with this metadata; VALUE is JSON or text. Repeatable."
         ),
     ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="JSON", help="""Only documents that pass, like '{"year": {"$gte": 2020}}'."""),
+    ] = None,
     index: IndexOption = None,
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="Who asks: a rollout keeps each user on one side.")
@@ -66,7 +70,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search the collection, by meaning and by words."""
-    metadata = _metadata(where or [])
+    filters = _filters(where or [], filter)
 
     async def work(session: Session) -> Answer:
         async with session.library() as library:
@@ -74,7 +78,7 @@ def search(
                 query,
                 top_k=top_k,
                 tenant=tenant,
-                metadata=metadata,
+                filters=filters,
                 user=user,
                 index=index,
                 models=model or (),
@@ -93,7 +97,21 @@ def search(
     perform(context, work, as_json=as_json)
 
 
-def _metadata(where: Sequence[str]) -> dict[str, Any] | None:
+def _filters(where: Sequence[str], filter: str | None) -> dict[str, Any] | None:
+    """Both must hold, where both are given."""
+    wanted = _where(where)
+    if filter is None:
+        return wanted
+    try:
+        found = json.loads(filter, parse_constant=lambda name: name)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"it is no JSON: {error}", param_hint="--filter") from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter("it is no JSON object", param_hint="--filter")
+    return {"$and": [wanted, found]} if wanted is not None else cast("dict[str, Any]", found)
+
+
+def _where(where: Sequence[str]) -> dict[str, Any] | None:
     wanted: dict[str, Any] = {}
     for condition in where:
         key, equals, value = condition.partition("=")

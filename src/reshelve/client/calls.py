@@ -92,7 +92,8 @@ def search(
 ) -> Call[Found]:
     """The best chunks, best first. `user` and `session` keep who asks on one side of a rollout.
 
-    `mode` is dense, lexical or hybrid. The next page is asked for by `cursor=found.next`.
+    `filters` says which documents may be found, by their metadata, like {"year": {"$gte": 2020}}. `mode` is dense,
+    lexical or hybrid. The next page is asked for by `cursor=found.next`.
     """
     body = _given(
         query=query,

@@ -20,6 +20,7 @@ CREATE TABLE documents (
     updated_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (collection_id, tenant, external_id)
 );
+CREATE INDEX documents_by_metadata ON documents USING gin (metadata jsonb_path_ops);
 
 -- One way of cutting a collection's documents. While live, every ingest cuts its documents this way too.
 CREATE TABLE chunkings (

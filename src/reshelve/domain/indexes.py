@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
+from reshelve.domain.filters import Filter
 from reshelve.domain.models import EmbeddingModel
 
 NO_LANGUAGE = "none"
@@ -96,10 +96,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Whose documents a search may see (None: everybody's, for checks of a whole index), and which of them.
-
-    `metadata` asks for equality on top-level fields.
-    """
+    """Whose documents a search may see (None: everybody's, for checks of a whole index), and which of them."""
 
     tenant: str | None = ""
-    metadata: dict[str, Any] | None = None
+    filter: Filter | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reshelve.domain.indexes import Scope
@@ -25,7 +25,7 @@ class Searches(Part):
         *,
         top_k: int = 10,
         tenant: str = "",
-        metadata: dict[str, Any] | None = None,
+        filters: Mapping[str, Any] | None = None,
         user: str | None = None,
         session: str | None = None,
         index: int | None = None,
@@ -48,11 +48,13 @@ class Searches(Part):
         scores less, `diversify` puts the best chunk of each document first, `highlight` finds the query's words in the
         chunks, `explain` says which leg of the search had a chunk where.
 
-        `metadata` asks for equality on top-level fields; `user` and `session` keep one person on one side of a
-        rollout; `index` asks one index instead of the route's; `exact` compares with every vector; `interleave` takes
-        turns between both sides of a rollout, so that what people use tells which is better; `models` asks the
-        indexes of these models, and fuses what they find by rank: all of it, or what each of them found.
+        `filters` says which documents may be found, by their metadata; docs/reference.md has its syntax. `user` and
+        `session` keep one person on one side of a rollout; `index` asks one index instead of the route's; `exact`
+        compares with every vector; `interleave` takes turns between both sides of a rollout, so that what people use
+        tells which is better; `models` asks the indexes of these models, and fuses what they find by rank: all of it,
+        or what each of them found.
         """
+        from reshelve.domain.filters import parse_filter
         from reshelve.retrieval.asking import Options
         from reshelve.retrieval.search import SearchRequest, search
 
@@ -66,7 +68,7 @@ class Searches(Part):
                 options=Options(
                     top_k=top_k,
                     offset=offset,
-                    scope=Scope(tenant=tenant, metadata=metadata),
+                    scope=Scope(tenant=tenant, filter=parse_filter(filters)),
                     mode=mode,
                     exact=exact,
                     min_score=min_score,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from psycopg import sql
 
 from reshelve.domain.indexes import Index, Scope
+from reshelve.stores.filters import filter_condition
 from reshelve.stores.protocol import Connection, Passage
 
 LIVING = sql.SQL("JOIN chunks c ON c.id = e.chunk_id JOIN documents d ON d.id = c.document_id")
@@ -26,9 +26,10 @@ def condition(index: Index, scope: Scope) -> tuple[sql.Composed, list[object]]:
     elif scope.tenant is not None:
         clauses.append(sql.SQL("d.tenant = %s"))
         values.append(scope.tenant)
-    if scope.metadata:
-        clauses.append(sql.SQL("d.metadata @> %s::jsonb"))
-        values.append(json.dumps(scope.metadata))
+    if scope.filter is not None:
+        clause, asked = filter_condition(scope.filter)
+        clauses.append(clause)
+        values.extend(asked)
     return sql.SQL(" AND ").join(clauses), values
 
 
