@@ -13,6 +13,7 @@ from reshelve.embedders.registry import OpenEmbedders
 from reshelve.embedders.under_way import Flights, Purse
 from reshelve.operations.breakers import Breakers
 from reshelve.operations.recording import Recorder
+from reshelve.operations.search_cache import SearchCache
 from reshelve.operations.spare_time import SpareTime
 from reshelve.settings import Settings
 from reshelve.stores.opening import Stores
@@ -27,6 +28,7 @@ class Backends:
     embedders: OpenEmbedders
     queries: QueryBatches
     query_cache: QueryCache
+    search_cache: SearchCache
     pins: IndexPins
     settings: Settings
     recorder: Recorder

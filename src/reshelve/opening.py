@@ -22,6 +22,7 @@ from reshelve.errors import DatabaseUnavailable
 from reshelve.indexing.restoring import restore_volatile
 from reshelve.operations.breakers import Breakers
 from reshelve.operations.recording import Recorder
+from reshelve.operations.search_cache import SearchCache
 from reshelve.operations.spare_time import SpareTime
 from reshelve.settings import Settings
 from reshelve.stores.opening import Stores
@@ -56,6 +57,7 @@ async def open_backends(settings: Settings) -> Backends:
         embedders=OpenEmbedders(load, settings.embedding),
         queries=QueryBatches(settings.server.query_window_ms / 1000, pace=pace),
         query_cache=QueryCache(settings.embedding),
+        search_cache=SearchCache(settings.cache),
         pace=pace,
         pins=IndexPins(database),
         settings=settings,

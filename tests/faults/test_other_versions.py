@@ -150,6 +150,8 @@ async def _assert_the_soak_goes_on(scene: Scene) -> None:
 
 
 DOWNGRADE = """
+    DROP FUNCTION documents_changed, chunks_changed, corpus_truncated, corpus_changed CASCADE;
+    DROP TABLE corpus_versions;
     DROP INDEX documents_by_metadata;
     DROP TABLE lexical_postings_1_english, lexical_passages_1_english, lexical_totals_1_english;
     DROP INDEX indexes_once;

@@ -16,7 +16,9 @@ from tests.support.served import served
 MakeSettings = Callable[[str], Settings]
 ANIMALS = ["cat", "dog", "horse", "cow", "goat", "duck", "goose", "sheep", "pig", "hen"]
 # By meaning alone: by words, the worse model finds as much as the better one.
-ANALYTICS = '[rag.search]\nmode = "dense"\n' "[rag.monitoring]\nquery_analytics = true\n[rag.rollout]\nshadow_sample = 0.0\n"
+ANALYTICS = (
+    '[rag.search]\nmode = "dense"\n[rag.monitoring]\nquery_analytics = true\n[rag.rollout]\nshadow_sample = 0.0\n'
+)
 
 
 @pytest.fixture

@@ -63,6 +63,8 @@ def test_every_counter_has_its_place() -> None:
             ("error", 0, 2, 0.0),
             ("fallback", 0, 5, 0.0),
             ("cache_hit", 0, 3, 0.0),
+            ("search_cache_hit", 0, 8, 0.0),
+            ("search_cache_miss", 0, 2, 0.0),
             ("similarity", 0, 4, 3.0),
             ("shadow", bin_of(20), 7, 140.0),
             ("shadow_error", 0, 1, 0.0),
@@ -72,6 +74,7 @@ def test_every_counter_has_its_place() -> None:
         ]
     )
     assert (figures.requests, figures.errors, figures.fallbacks, figures.cache_hits) == (10, 2, 5, 3)
+    assert (figures.search_cache_hits, figures.search_cache_misses) == (8, 2)
     assert figures.mean_ms == pytest.approx(19)
     assert figures.p50_ms == pytest.approx(10, rel=0.05)
     assert figures.p95_ms == pytest.approx(100, rel=0.05)

@@ -35,6 +35,8 @@ def test_nothing_searched_is_no_data() -> None:
 def test_rates_are_of_the_requests() -> None:
     figures = ArmFigures.from_counts([("request", 40, 8, 80.0), ("error", 0, 2, 0.0), ("cache_hit", 0, 6, 0.0)])
     values = measured(figures)
+    assert values["search_cache_hit_rate"] is None
+    assert measured(ArmFigures(search_cache_hits=1, search_cache_misses=3))["search_cache_hit_rate"] == 0.25
     assert (values["error_rate"], values["cache_hit_rate"], values["mean_ms"]) == (0.25, 0.75, 10.0)
     outcomes = {one.figure: one.outcome for one in check(values, TARGETS)}
     assert outcomes == {

@@ -35,6 +35,7 @@ FIGURES = (
     ("p95_ms", "p95"),
     ("p99_ms", "p99"),
     ("cache_hit_rate", "Cache hits"),
+    ("search_cache_hit_rate", "Answers from the cache"),
     ("similarity", "Similarity of the first result"),
     ("shadowed", "Shadow searches"),
     ("shadow_errors", "Shadow errors"),

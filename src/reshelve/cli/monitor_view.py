@@ -25,6 +25,7 @@ FIGURES = {
     "p95_ms": "p95",
     "p99_ms": "p99",
     "cache_hit_rate": "cache hit rate",
+    "search_cache_hit_rate": "answers from the cache",
     "similarity": "similarity",
     "shadowed": "shadow searches",
     "shadow_errors": "shadow errors",

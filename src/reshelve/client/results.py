@@ -44,6 +44,7 @@ class Found:
     arm: str
     fell_back: str | None
     interleaved: bool
+    cached: bool = False
     embed_ms: float
     search_ms: float
     legs_ms: dict[str, float]

@@ -1,4 +1,4 @@
-"""The routes: read at every search, changed by compare-and-set in the transaction of what changes them."""
+"""The routes, read at every search and changed by compare-and-set, and the version of the corpus behind them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ _COLUMNS: LiteralString = (
     "{0}.language, {0}.state, {0}m.definition"
 )
 _WIDTH = 11
-_ROUTE: LiteralString = f"""
-    SELECT r.collection_id, r.tenant, r.epoch, r.share, r.salt, r.sticky_by,
-           {_COLUMNS.format("s")}, {_COLUMNS.format("c")}, {_COLUMNS.format("p")}
+_READ: LiteralString = f"""
+    r.collection_id, r.tenant, r.epoch, r.share, r.salt, r.sticky_by,
+    {_COLUMNS.format("s")}, {_COLUMNS.format("c")}, {_COLUMNS.format("p")}
+"""
+_FROM: LiteralString = """
     FROM routes r JOIN collections n ON n.id = r.collection_id
     JOIN indexes s ON s.id = r.serving_index_id JOIN embedding_models sm ON sm.id = s.model_id
     LEFT JOIN indexes c ON c.id = r.candidate_index_id LEFT JOIN embedding_models cm ON cm.id = c.model_id
     LEFT JOIN indexes p ON p.id = r.previous_index_id LEFT JOIN embedding_models pm ON pm.id = p.model_id
 """
+_ROUTE: LiteralString = f"SELECT {_READ} {_FROM}"
+_WITH_VERSION: LiteralString = f"""
+    SELECT {_READ}, (SELECT coalesce(sum(v.version), 0)::bigint FROM corpus_versions v
+                     WHERE v.collection_id = r.collection_id) {_FROM}
+"""
+_OF_TENANT: LiteralString = "WHERE n.name = %s AND r.tenant IN ('', %s) ORDER BY r.tenant DESC LIMIT 1"
 
 
 def _route(row: tuple[Any, ...]) -> Route:
@@ -41,10 +49,7 @@ def _route(row: tuple[Any, ...]) -> Route:
 
 async def find_route(connection: Connection, collection: str, tenant: str | None = "") -> Route | None:
     """The tenant's own route, or everybody's, with its indexes and their models, read at one instant."""
-    cursor = await connection.execute(
-        _ROUTE + "WHERE n.name = %s AND r.tenant IN ('', %s) ORDER BY r.tenant DESC LIMIT 1",
-        (collection, tenant or ""),
-    )
+    cursor = await connection.execute(_ROUTE + _OF_TENANT, (collection, tenant or ""))
     row = await cursor.fetchone()
     return _route(row) if row else None
 
@@ -52,12 +57,32 @@ async def find_route(connection: Connection, collection: str, tenant: str | None
 async def get_route(connection: Connection, collection: str, tenant: str | None = "") -> Route:
     route = await find_route(connection, collection, tenant)
     if route is None:
-        raise NotFoundError(
-            f"no collection {collection!r}",
-            advice=f"There are: {', '.join(await collection_names(connection)) or 'none'}. "
-            "Make one: reshelve ingest FILE.",
-        )
+        raise await _no_collection(connection, collection)
     return route
+
+
+async def get_route_and_version(connection: Connection, collection: str, tenant: str | None = "") -> tuple[Route, int]:
+    """The route, and the version of the corpus at that instant: it grows with every transaction that changes it."""
+    cursor = await connection.execute(_WITH_VERSION + _OF_TENANT, (collection, tenant or ""))
+    row = await cursor.fetchone()
+    if row is None:
+        raise await _no_collection(connection, collection)
+    return _route(row), row[-1]
+
+
+async def _no_collection(connection: Connection, collection: str) -> NotFoundError:
+    return NotFoundError(
+        f"no collection {collection!r}",
+        advice=f"There are: {', '.join(await collection_names(connection)) or 'none'}. Make one: reshelve ingest FILE.",
+    )
+
+
+async def count_change(connection: Connection, collection_id: int) -> None:
+    """Let the corpus's version grow with this transaction, which changes entries of an index.
+
+    Changes of documents and chunks are counted by triggers. Waits for nobody.
+    """
+    await connection.execute("SELECT corpus_changed(%s::int)", (collection_id,))
 
 
 async def own_route(connection: Connection, collection_id: int, tenant: str) -> Route | None:

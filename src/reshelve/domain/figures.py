@@ -57,6 +57,7 @@ class ArmFigures:
 
     `errors` are among the `requests`. `fallbacks` are searches that the serving index answered for the candidate: after
     an error, or because the circuit breaker asked nothing of it. `similarity` is the mean score of the first results.
+    `search_cache_hits` were answered without asking the index, and are not among the `requests`.
     `shadowed` searches ran beside the live ones, `shadow_errors` failed there; `overlap` and `rbo` are means over the
     `compared` ones. The histograms count by `bin_of`.
     """
@@ -65,6 +66,8 @@ class ArmFigures:
     errors: int = 0
     fallbacks: int = 0
     cache_hits: int = 0
+    search_cache_hits: int = 0
+    search_cache_misses: int = 0
     mean_ms: float | None = None
     p50_ms: float | None = None
     p95_ms: float | None = None
@@ -125,6 +128,8 @@ class ArmFigures:
             errors=counts["error"],
             fallbacks=counts["fallback"],
             cache_hits=counts["cache_hit"],
+            search_cache_hits=counts["search_cache_hit"],
+            search_cache_misses=counts["search_cache_miss"],
             mean_ms=means.get("request"),
             p50_ms=quantile(bins["request"], 0.50),
             p95_ms=quantile(bins["request"], 0.95),

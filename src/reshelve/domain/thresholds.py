@@ -54,6 +54,7 @@ def measured(figures: ArmFigures) -> dict[str, float | int | None]:
     def rate(count: int) -> float | None:
         return count / figures.requests if figures.requests else None
 
+    looked_up = figures.search_cache_hits + figures.search_cache_misses
     return {
         "requests": figures.requests,
         "errors": figures.errors,
@@ -65,6 +66,9 @@ def measured(figures: ArmFigures) -> dict[str, float | int | None]:
         "p99_ms": figures.p99_ms,
         "cache_hits": figures.cache_hits,
         "cache_hit_rate": rate(figures.cache_hits) if figures.cache_hits else None,
+        "search_cache_hits": figures.search_cache_hits,
+        "search_cache_misses": figures.search_cache_misses,
+        "search_cache_hit_rate": figures.search_cache_hits / looked_up if looked_up else None,
         "similarity": figures.similarity,
         "shadowed": figures.shadowed,
         "shadow_errors": figures.shadow_errors,

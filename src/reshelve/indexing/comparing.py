@@ -11,6 +11,7 @@ from psycopg import sql
 
 from reshelve.backends import Backends
 from reshelve.database.pools import Connection
+from reshelve.database.routes import count_change
 from reshelve.domain.indexes import Index
 from reshelve.indexing.outbox import enqueue
 from reshelve.indexing.writing import delete_entries
@@ -195,4 +196,5 @@ async def repair(backends: Backends, index: Index, found: Comparison) -> int:
     if found.wordless:
         async with backends.database.service() as connection, connection.transaction():
             await lexical.replace(connection, index, found.wordless)
+            await count_change(connection, index.collection_id)
     return len({*wrong, *wanted, *found.wordless})

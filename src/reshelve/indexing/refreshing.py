@@ -12,6 +12,7 @@ from psycopg import sql
 from reshelve.backends import Backends
 from reshelve.database.catalog import get_index, live_indexes
 from reshelve.database.pools import Connection
+from reshelve.database.routes import count_change
 from reshelve.domain.indexes import Index, IndexState
 from reshelve.errors import NotFoundError
 from reshelve.indexing.spending import account
@@ -89,6 +90,7 @@ async def _replace(backends: Backends, index: Index, entries: Entries, *, tokens
         async with backends.database.service() as connection, connection.transaction():
             await store.delete(connection, index, ids)
             await store.write(connection, index, entries)
+            await count_change(connection, index.collection_id)
             await book(connection)
         return
     await delete_entries(backends, index, ids, keep_vectors=False)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from reshelve.backends import Backends
 from reshelve.crash_points import crash_point
 from reshelve.database.pools import Connection
+from reshelve.database.routes import count_change
 from reshelve.domain.indexes import Index
 from reshelve.indexing.vectors import Prepared, forget_spare, keep_spare
 from reshelve.stores import lexical
@@ -35,6 +36,8 @@ async def write_entries(backends: Backends, index: Index, prepared: Prepared, ac
             await lexical.add(connection, index, entries.chunk_ids.tolist())
             if prepared.spare:
                 await forget_spare(connection, index, entries.content_hashes)
+            if written or not store.transactional:
+                await count_change(connection, index.collection_id)
             await acknowledge(connection)
             crash_point("apply.before_commit")
         crash_point("apply.after_commit")
@@ -87,6 +90,8 @@ async def delete_entries(
                 )
                 deleted = cursor.rowcount
             await lexical.remove_dead(connection, index, chunk_ids)
+            if deleted or not store.transactional:
+                await count_change(connection, index.collection_id)
             if acknowledge is not None:
                 await acknowledge(connection)
         await _fold_now_and_then(connection, index)

@@ -18,12 +18,13 @@ import structlog
 from reshelve.backends import Backends
 from reshelve.database.catalog import get_live_index, live_indexes
 from reshelve.database.pools import Connection
-from reshelve.database.routes import get_route
+from reshelve.database.routes import get_route, get_route_and_version
 from reshelve.domain.indexes import Index, Scope
 from reshelve.domain.interleaving import team_draft
 from reshelve.domain.routes import Arm, Choice, Route, share_of
 from reshelve.errors import DatabaseUnavailable, InputError, NotFoundError, StoreError
 from reshelve.operations.recording import Place
+from reshelve.operations.search_cache import SearchKey
 from reshelve.retrieval.asking import MAX_DEPTH, Answer, Mode, Options, Result, ask
 from reshelve.retrieval.cursors import Cursor, digest, read_cursor
 from reshelve.retrieval.models import Aggregation, ask_models
@@ -71,8 +72,8 @@ class SearchResponse:
 
     `mode` is how the index was searched: `dense` where it has no words. `legs_ms` is what each part of the search took;
     the legs run side by side. `arm` is the side that answered; `fell_back` says why the candidate did not, where it
-    should have. An interleaved response has results of both sides, each with its own index and model. `next` is the
-    cursor of the next page; None: there is none.
+    should have. An interleaved response has results of both sides, each with its own index and model. `cached`: it was
+    kept from an earlier search. `next` is the cursor of the next page; None: there is none.
     """
 
     results: list[Result]
@@ -88,6 +89,7 @@ class SearchResponse:
     arm: Arm
     fell_back: str | None = None
     interleaved: bool = False
+    cached: bool = False
     total_ms: float
     next: str | None = None
 
@@ -149,16 +151,20 @@ def _next_page(request: SearchRequest) -> SearchRequest:
 async def _search_once(backends: Backends, request: SearchRequest) -> SearchResponse:
     started = time.perf_counter()
 
-    async def look_up(connection: Connection) -> tuple[Route, Index | None]:
-        route = await get_route(connection, request.collection, request.options.scope.tenant)
+    async def look_up(connection: Connection) -> tuple[Route, int | None, Index | None]:
+        version = None
+        if backends.search_cache.enabled:
+            route, version = await get_route_and_version(connection, request.collection, request.options.scope.tenant)
+        else:
+            route = await get_route(connection, request.collection, request.options.scope.tenant)
         if backends.embedders.look_due():
             live = await live_indexes(connection, route.collection_id)
             backends.embedders.open_ahead(each.model_id for each in live)
         if request.index_id is None:
-            return route, None
-        return route, await get_live_index(connection, request.index_id, collection_id=route.collection_id)
+            return route, version, None
+        return route, version, await get_live_index(connection, request.index_id, collection_id=route.collection_id)
 
-    route, asked = await backends.database.read(look_up)
+    route, version, asked = await backends.database.read(look_up)
     if request.models:
         return await _by_models(backends, request, route, started)
     if asked is not None:
@@ -169,7 +175,7 @@ async def _search_once(backends: Backends, request: SearchRequest) -> SearchResp
     if request.interleave and route.new is not None and share_in_force(backends.settings.rollout) != 0:
         response = await _interleaved(backends, request, route, route.new, started)
     else:
-        response = await _routed(backends, request, route, started)
+        response = await _routed(backends, request, route, started, version=version)
     if backends.settings.monitoring.performance_logging:
         _log.info("search", **_times(request, response))
     return response
@@ -203,10 +209,22 @@ def share_in_force(settings: RolloutSettings) -> int | None:
     return None if settings.percentage is None else share_of(settings.percentage)
 
 
-async def _routed(backends: Backends, request: SearchRequest, route: Route, started: float) -> SearchResponse:
+async def _routed(
+    backends: Backends, request: SearchRequest, route: Route, started: float, *, version: int | None
+) -> SearchResponse:
+    """`version` is the corpus's, where answers are kept."""
     choice = route.choose(request.unit(route.sticky_by), share=share_in_force(backends.settings.rollout))
     if request.options.mode == "lexical" and not choice.index.has_words and choice.otherwise is not None:
         choice = Choice(index=choice.otherwise, arm=Arm.SERVING)
+    key = None if version is None else _search_key(request, route, choice.index, version=version)
+    if key is not None:
+        kept: Answer | None = backends.search_cache.get(key)
+        place = Place(route.collection_id, route.tenant, choice.index.id, choice.arm)
+        # Counted apart: its time says nothing about the index, and no gate is to see it.
+        backends.recorder.count(place, "search_cache_miss" if kept is None else "search_cache_hit")
+        if kept is not None:
+            answer = replace(kept, embed_ms=0.0, search_ms=0.0, legs_ms={})
+            return replace(_response(route, answer, choice.arm, started), cached=True)
     fell_back: str | None = None
     answer: Answer | None = None
     if choice.otherwise is not None:
@@ -215,8 +233,22 @@ async def _routed(backends: Backends, request: SearchRequest, route: Route, star
             choice = Choice(index=choice.otherwise, arm=Arm.SERVING)
     if answer is None:
         answer = await _recorded(backends, request, route, choice)
+    if key is not None and fell_back is None:
+        backends.search_cache.keep(key, answer)
     offer_shadow(backends, route, answer, arm=choice.arm, query=request.query, options=request.options)
     return _response(route, answer, choice.arm, started, fell_back=fell_back)
+
+
+def _search_key(request: SearchRequest, route: Route, index: Index, *, version: int) -> SearchKey:
+    """Who asks has chosen the index, and makes no other difference."""
+    return SearchKey(
+        collection_id=route.collection_id,
+        tenant=request.options.scope.tenant,
+        index_id=index.id,
+        epoch=route.epoch,
+        version=version,
+        request=repr(replace(request, user=None, session=None)),
+    )
 
 
 async def _try_candidate(
@@ -342,6 +374,7 @@ def _times(request: SearchRequest, response: SearchResponse) -> dict[str, Any]:
         "index": response.index,
         "arm": response.arm,
         "results": len(response.results),
+        "cached": response.cached,
         "embed_ms": round(response.embed_ms, 2),
         "search_ms": round(response.search_ms, 2),
         "total_ms": round(response.total_ms, 2),

@@ -6,6 +6,7 @@ from reshelve.settings.loading import FLAGS, load_settings, parse_settings
 from reshelve.settings.schedule import Step, parse_schedule
 from reshelve.settings.sections import (
     AlertSettings,
+    CacheSettings,
     CircuitBreakerSettings,
     DatabaseSettings,
     EmbeddingSettings,
@@ -20,6 +21,7 @@ from reshelve.settings.sections import (
 __all__ = [
     "FLAGS",
     "AlertSettings",
+    "CacheSettings",
     "CircuitBreakerSettings",
     "DatabaseSettings",
     "EmbeddingSettings",

@@ -130,6 +130,14 @@ class SearchSettings(_Section):
         return value
 
 
+class CacheSettings(_Section):
+    """The answers of the last `search_cache_size` searches are kept for `search_cache_ttl_seconds`, until a change."""
+
+    search_cache_enabled: bool = False
+    search_cache_size: int = Field(default=1000, ge=1)
+    search_cache_ttl_seconds: float = Field(default=300.0, gt=0)
+
+
 class ThrottleSettings(_Section):
     """When the backfill makes room for searches.
 
@@ -256,6 +264,7 @@ class Settings(_Section):
     embedding: EmbeddingSettings = EmbeddingSettings()
     chunking: ChunkingSettings = ChunkingSettings()
     search: SearchSettings = SearchSettings()
+    cache: CacheSettings = CacheSettings()
     migration: MigrationSettings = MigrationSettings()
     rollout: RolloutSettings = RolloutSettings()
     circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
