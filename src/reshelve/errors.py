@@ -63,13 +63,17 @@ class InputError(ReshelveError):
 
 
 class DocumentRefused(InputError):
-    """One document or row that cannot be taken in; `line` is its line in the file, if it has one."""
+    """One document or row that cannot be taken in; `line` is its line in the file, if it has one.
+
+    `file`, where several were read, is the one that it is about; the message begins with it.
+    """
 
     code = "document_refused"
 
-    def __init__(self, message: str, *, line: int | None = None, advice: str = "") -> None:
+    def __init__(self, message: str, *, line: int | None = None, advice: str = "", file: str = "") -> None:
         super().__init__(message, advice=advice)
         self.line = line
+        self.file = file
 
 
 class IdempotencyConflict(InputError):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+import zipfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from reshelve import errors
+from tests.support.files import pdf
 
 WORDS = [f"{first}{last}" for first in ("sand", "corn", "moon", "fire", "book") for last in ("stone", "field", "light")]
 ROWS = 600
@@ -142,13 +144,13 @@ def test_help_needs_nothing_heavy() -> None:
 
 def test_the_whole_road(shop: Shop) -> None:
     write_documents(shop.folder / "docs.jsonl", bad=True)
-    out, err = shop.run("ingest", "docs.jsonl")
+    out, err = shop.run("ingest", "docs.jsonl", code=4)
     assert "docs.jsonl:6: broken JSON" in out
     assert "docs.jsonl:7: the text of document 'n'" in out
     assert "docs.jsonl:8: the document's `_id` is missing" in out
     assert "600 added, 0 updated, 0 unchanged, 3 refused" in out
     assert "reading: " in err
-    again = shop.json("ingest", "docs.jsonl")
+    again = shop.json("ingest", "docs.jsonl", code=4)
     assert (again["added"], again["unchanged"], again["refused_count"]) == (0, ROWS, 3)
     assert [refused["line"] for refused in again["refused"]] == [6, 7, 8]
 
@@ -198,6 +200,28 @@ def test_the_whole_road(shop: Shop) -> None:
     assert {model["model"] for model in shop.json("models")["models"]} >= {"hashing-64", "hashing-128"}
 
 
+def test_a_folder_of_files_goes_in_and_the_report_names_what_does_not(shop: Shop) -> None:
+    files = shop.folder / "files"
+    files.mkdir()
+    (files / "plan.pdf").write_bytes(pdf(["Meet at the gate.", "Bring the sandstone."], owner="theirs"))
+    (files / "locked.pdf").write_bytes(pdf(["Nobody reads this."], owner="theirs", user="ours"))
+    (files / "prices.csv").write_text("fruit;price\nplum;3\npear;4\n")
+    with zipfile.ZipFile(files / "more.zip", "w") as archive:
+        archive.writestr("notes/door.md", "# The door\n\nThe key hangs behind the pot.\n")
+        archive.writestr("../up.md", "# Out\n")
+    (files / "broken.jsonl").write_text('{"text": "nobody"}\n' * 3)
+    out, _ = shop.run("ingest", "files", code=4)
+    assert out.splitlines()[:3] == [
+        "refused: files/broken.jsonl:1: the document's `_id` is missing (and 2 more lines)",
+        "refused: files/locked.pdf: the PDF asks for a password to be opened",
+        "refused: files/more.zip/../up.md: its path leads out of the archive",
+    ]
+    assert "4 added, 0 updated, 0 unchanged, 5 refused" in out
+    assert shop.json("ingest", "files/*.csv")["unchanged"] == 2, "the same ids: a pattern's begin below its folder"
+    found = shop.json("search", "sandstone", "-k", "1")["results"][0]
+    assert (found["document_id"], found["metadata"]) == ("plan.pdf", {"pages": 2})
+
+
 def test_up_names_a_psql_line_that_works_and_down_says_what_it_did(tmp_path: Path) -> None:
     shop = Shop(tmp_path, tmp_path / ".reshelve")
     shop.settle("hashing-64")
@@ -219,7 +243,7 @@ def test_a_wrong_request_changes_nothing_and_says_what_to_do(filled: Shop) -> No
         (("search", "x", "--top-k", "100000"), "input", "top_k is 100000"),
         (("search", "x", "--index", "999999"), "not_found", "no index 999999"),
         (("ingest", "nowhere.jsonl"), "input", "nowhere.jsonl does not exist"),
-        (("ingest", "docs.jsonl", "--format", "pdf"), "input", "unknown format 'pdf'"),
+        (("ingest", "docs.jsonl", "--format", "odt"), "input", "unknown format 'odt'"),
     ):
         error = filled.error(*command)
         assert error["code"] == code

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from reshelve.api.app import create_app
 from reshelve.api.service import Service
 from reshelve.settings import Settings
+from tests.support.files import pdf
 from tests.support.served import in_a_thread
 from tests.support.waiting import until
 
@@ -112,7 +113,15 @@ async def test_files(http: httpx.AsyncClient) -> None:
     assert (await http.get(f"{DOCUMENTS}/door.md")).json()["title"] == "The door"
     assert await found(http, "pear", top_k=1) == ["b"]
 
-    for name, content in (("picture.png", b"x"), ("", b"x"), ("..", b"x"), ("../../etc/x.md\0", b"x")):
+    files = [("files", ("plan.pdf", pdf(["Meet at the green gate."]))), ("files", ("t.csv", b"fruit;price\nplum;3\n"))]
+    files += [("files", ("locked.pdf", pdf(["x"], owner="o", user="u")))]
+    written = (await http.post(f"{DOCUMENTS}/files", params={"wait": True}, files=files)).json()
+    assert (written["added"], written["refused_count"]) == (2, 1)
+    assert written["refused"][0]["reason"] == "locked.pdf: the PDF asks for a password to be opened"
+    assert await found(http, "green gate", top_k=1) == ["plan.pdf"]
+    assert await found(http, "plum", top_k=1, filters={"price": 3}) == ["t.csv#2"]
+
+    for name, content in (("picture.png", b"x"), ("", b"x"), ("..", b"x"), ("../../etc/x.bin", b"\0")):
         refused = await http.post(f"{DOCUMENTS}/files", files=[("files", (name, content))])
         assert refused.status_code == 422, refused.text
     binary = await http.post(f"{DOCUMENTS}/files", files=[("files", ("a.txt", b"a\0b"))])

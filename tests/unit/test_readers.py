@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from reshelve.corpus import readers
-from reshelve.corpus.readers import check_document, from_mapping, read_documents
+from reshelve.corpus.checks import MAX_DOCUMENT_BYTES, check_document
+from reshelve.corpus.readers import from_mapping, jsonl, read_documents
 from reshelve.domain.documents import Document
 from reshelve.errors import DocumentRefused, InputError
 
@@ -89,7 +89,7 @@ def test_a_wrong_row_is_refused_with_its_line_and_the_rest_goes_on(tmp_path: Pat
 
 
 def test_a_line_that_is_too_long_is_passed_over_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 1000)
     rows = [b'{"_id": "a", "text": "' + b"x" * 3_000_000 + b'"}', b'{"_id": "b", "text": "\xff"}']
     refused, broken = read_documents(_written(tmp_path, "c.jsonl", b"\n".join(rows)))
     assert isinstance(refused, DocumentRefused)
@@ -107,8 +107,8 @@ def test_a_binary_or_utf16_file_is_refused_once(tmp_path: Path) -> None:
 
 
 def test_a_text_of_the_greatest_size_is_taken(tmp_path: Path) -> None:
-    path = _written(tmp_path, "a.txt", b"\xef\xbb\xbf" + b"x" * readers.MAX_DOCUMENT_BYTES)
-    assert len(_only(path).content) == readers.MAX_DOCUMENT_BYTES
+    path = _written(tmp_path, "a.txt", b"\xef\xbb\xbf" + b"x" * MAX_DOCUMENT_BYTES)
+    assert len(_only(path).content) == MAX_DOCUMENT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -139,17 +139,15 @@ def test_a_folder_is_read_in_order_and_other_files_are_refused_one_line_each(tmp
     found = list(read_documents(tmp_path))
     assert [each.external_id for each in found if isinstance(each, Document)] == ["a.txt", "three", "b/two.MD"]
     reasons = [(each.line, each.message.partition(" ")[0]) for each in found if isinstance(each, DocumentRefused)]
-    assert reasons == [(2, "c.jsonl:"), (None, "gone.txt"), (None, "picture.png"), (None, "pipe.txt")]
+    assert reasons == [(2, "c.jsonl:"), (None, "gone.txt:"), (None, "picture.png:"), (None, "pipe.txt:")]
 
 
 def test_what_cannot_be_opened_or_named_is_an_input_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_documents(tmp_path / "nothing.txt")
-    with pytest.raises(InputError, match=r"(?s)not known from its name.*jsonl \(\.jsonl\)"):
-        read_documents(_written(tmp_path, "a.pdf", "x"))
-    with pytest.raises(InputError, match=r"(?s)unknown format 'pdf'.*text, markdown, jsonl"):
-        read_documents(tmp_path, format="pdf")
-    assert _only(tmp_path / "a.pdf", format="text").title == "a"
+    with pytest.raises(InputError, match=r"(?s)unknown format 'odt'.*text, markdown, jsonl"):
+        read_documents(tmp_path, format="odt")
+    assert _only(_written(tmp_path, "a.pdf", "x"), format="text").title == "a"
 
 
 def test_a_mapping_from_a_program_is_refused_with_its_line() -> None:

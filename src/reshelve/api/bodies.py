@@ -109,9 +109,11 @@ class WriteParams(TenantParams):
 
 
 class UploadParams(WriteParams):
-    """`format`: whatever the files' names say."""
+    """`format`: whatever the files' contents and names say."""
 
-    format: Literal["text", "markdown", "jsonl"] | None = Field(default=None, examples=["markdown"])
+    format: Literal["text", "markdown", "jsonl", "csv", "html", "docx", "pdf", "zip", "tar"] | None = Field(
+        default=None, examples=["markdown"]
+    )
 
 
 class ListParams(TenantParams):

@@ -38,6 +38,7 @@ from reshelve.errors import DocumentRefused, InputError, NotFoundError
 if TYPE_CHECKING:
     from reshelve.corpus.ingest import IngestReport
     from reshelve.library import Library
+    from reshelve.settings import ReadingSettings
 
 router = APIRouter(prefix="/api/v1/documents", tags=["documents"])
 Id = Annotated[DocumentId, InPath(description="The owner's own id; it may hold slashes.")]
@@ -63,19 +64,22 @@ async def add_documents(
 @router.post("/files", response_model=Written)
 async def add_files(
     request: Request,
-    files: Annotated[list[UploadFile], File(min_length=1, max_length=100, description="Text, Markdown or JSON lines.")],
+    files: Annotated[
+        list[UploadFile], File(min_length=1, max_length=100, description="Of any format that is read, and archives.")
+    ],
     params: Annotated[UploadParams, Query()],
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Add the documents of files. A file's name is its document's id; JSON lines bring ids of their own."""
+    """Add the documents of files and archives. A file's name is its document's id; JSON lines bring their own."""
     contents = [(_file_name(file), await file.read()) for file in files]
     digest = hashlib.sha256()
     for name, content in contents:
         digest.update(b"%d %d " % (len(name.encode()), len(content)) + name.encode() + content)
 
     async def act() -> dict[str, Any]:
-        documents = await asyncio.to_thread(_read, contents, params.format)
-        return await _written(service_of(request).of(params.collection), documents, params, alone=len(documents) == 1)
+        library = service_of(request).of(params.collection)
+        documents = await asyncio.to_thread(_read, contents, params.format, library.settings.reading)
+        return await _written(library, documents, params, alone=len(documents) == 1)
 
     return await once(request, idempotency_key, act, content=digest.digest())
 
@@ -163,14 +167,16 @@ def _file_name(file: UploadFile) -> str:
     return name
 
 
-def _read(contents: Iterable[tuple[str, bytes]], format: str | None) -> list[Document | DocumentRefused]:
+def _read(
+    contents: Iterable[tuple[str, bytes]], format: str | None, settings: ReadingSettings
+) -> list[Document | DocumentRefused]:
     documents: list[Document | DocumentRefused] = []
     for name, content in contents:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             path.write_bytes(content)
             try:
-                documents += (_placed(each, name) for each in read_documents(path, format=format))
+                documents += (_placed(each, name) for each in read_documents(path, format=format, settings=settings))
             except InputError as error:
                 shown = InputError(error.message.replace(str(path), name), advice=error.advice)
                 raise FieldRefused(shown, field="files") from error
@@ -179,5 +185,6 @@ def _read(contents: Iterable[tuple[str, bytes]], format: str | None) -> list[Doc
 
 def _placed(item: Document | DocumentRefused, name: str) -> Document | DocumentRefused:
     if isinstance(item, DocumentRefused):
-        return DocumentRefused(f"{name}: {item.message}", line=item.line, advice=item.advice)
+        place = f"{name}/{item.message}" if item.file else f"{name}: {item.message}"
+        return DocumentRefused(place, line=item.line, advice=item.advice)
     return item

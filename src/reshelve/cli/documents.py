@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reshelve.cli.options import JsonOption, TenantOption
-from reshelve.cli.session import FAILED, OK, Answer, Session, perform
+from reshelve.cli.session import FAILED, OK, PARTLY, Answer, Session, perform
 from reshelve.cli.words import counted, one_line
 from reshelve.errors import DocumentRefused
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from reshelve.cli.progress import Progress
-    from reshelve.corpus.ingest import IngestReport
+    from reshelve.corpus.ingest import IngestReport, Refusal
     from reshelve.domain.documents import Document
     from reshelve.library import Library
+    from reshelve.settings import ReadingSettings
 
-_SHOWN_REFUSALS = 20
+_SHOWN_REFUSALS = 100
 _AGAIN = "What was read so far is stored. Run the same ingest again: only what is missing is taken in."
 
 
@@ -32,19 +33,22 @@ def register(app: typer.Typer) -> None:
 
 def ingest(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders; - is standard input.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Files, folders, archives or patterns; - is standard input.")
+    ],
     tenant: TenantOption = "",
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="text, markdown or jsonl. Default: by the file's name."),
+        typer.Option("--format", metavar="NAME", help="text, markdown, jsonl, csv, html, docx, pdf, zip or tar."),
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once stored, before searches find it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Add, change or leave documents, by their ids. What cannot be taken is named by its line, and stops nothing."""
+    """Add, change or leave documents, by their ids. What cannot be taken is named; the rest goes on."""
 
     async def work(session: Session) -> Answer:
-        sources = [(path, _opened(path, format)) for path in paths]
+        reading = session.settings.reading
+        sources = [(path, _opened(path, format, reading)) for path in paths]
         async with session.library(worker=not no_wait) as library:
             with session.progress() as progress:
                 report = await library.ingest(
@@ -57,13 +61,13 @@ def ingest(
     perform(context, work, as_json=as_json, after_ctrl_c=_AGAIN)
 
 
-def _opened(path: Path, format: str | None) -> Iterator[Document | DocumentRefused]:
+def _opened(path: Path, format: str | None, settings: ReadingSettings) -> Iterator[Document | DocumentRefused]:
     """Raises InputError for a path that is not there, before anything is written."""
     from reshelve.corpus.readers import read_documents
 
     if str(path) == "-":
-        return read_documents(Path("/dev/stdin"), format=format or "jsonl")
-    return read_documents(path, format=format)
+        return read_documents(Path("/dev/stdin"), format=format or "jsonl", settings=settings)
+    return read_documents(path, format=format, settings=settings)
 
 
 def _located(
@@ -76,11 +80,8 @@ def _located(
 
 
 def _with_place(path: Path, refused: DocumentRefused) -> DocumentRefused:
-    place, reason = str(path), refused.message
-    if path.is_dir():
-        # A folder's refusals begin with the file's name below it.
-        name, _, rest = refused.message.partition(": ")
-        place, reason = (str(path / name), rest) if rest else (str(path), refused.message)
+    place = f"{path}/{refused.file}" if refused.file else str(path)
+    reason = refused.message.removeprefix(f"{refused.file}: ")
     line = f":{refused.line}" if refused.line is not None else ""
     return DocumentRefused(f"{place}{line}: {reason}", line=refused.line, advice=refused.advice)
 
@@ -125,23 +126,42 @@ def _answer(report: IngestReport) -> Answer:
         "refused_count": report.refused_count,
         "refused": report.refused,
     }
-    all_refused = report.refused_count > 0 and report.refused_count == report.seen
-    return Answer(document=document, lines=list(_lines(report)), code=FAILED if all_refused else OK)
+    return Answer(document=document, lines=list(_lines(report)), code=_code(report))
+
+
+def _code(report: IngestReport) -> int:
+    if not report.refused_count:
+        return OK
+    return FAILED if report.refused_count == report.seen else PARTLY
 
 
 def _lines(report: IngestReport) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    for refused in report.refused[:_SHOWN_REFUSALS]:
-        named = f"{refused.external_id}: " if refused.external_id is not None else ""
-        yield Text("refused: " + one_line(named + refused.reason), "yellow")
-    more = report.refused_count - _SHOWN_REFUSALS
+    said = _said(report.refused)
+    for reason, lines in list(said.items())[:_SHOWN_REFUSALS]:
+        again = f" (and {counted(lines - 1, 'more line')})" if lines > 1 else ""
+        yield Text(f"refused: {one_line(reason)}{again}", "yellow")
+    more = report.refused_count - sum(list(said.values())[:_SHOWN_REFUSALS])
     if more > 0:
-        yield Text(f"refused: {more:,} more", "yellow")
+        yield Text(f"refused: {more:,} more; --json lists the first thousand", "yellow")
     yield (
         f"{report.added:,} added, {report.updated:,} updated, {report.unchanged:,} unchanged, "
         f"{report.refused_count:,} refused; {report.chunks_added:,} chunks added, {report.chunks_removed:,} removed"
     )
+
+
+def _said(refusals: Sequence[Refusal]) -> dict[str, int]:
+    """Each reason, as it was given first, and for how many lines of the same file: a file may be wrong in every one."""
+    first: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for refused in refusals:
+        named = f"{refused.external_id}: " if refused.external_id is not None else ""
+        reason = named + refused.reason
+        key = reason.replace(f":{refused.line}: ", ": ", 1)
+        first.setdefault(key, reason)
+        lines[key] = lines.get(key, 0) + 1
+    return {first[key]: count for key, count in lines.items()}
 
 
 def delete(

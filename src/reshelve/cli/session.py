@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from reshelve.library import Connecting
     from reshelve.settings import Settings
 
-OK, FAILED, USAGE, HELD, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
-"""Exit codes: done; an error; a wrong command line; a gate held or a proof failed; Ctrl-C; SIGTERM."""
+OK, FAILED, USAGE, HELD, PARTLY, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+"""Exit codes: done; an error; a wrong command line; a gate held or a proof failed; done in part; Ctrl-C; SIGTERM."""
 
 
 @dataclass(frozen=True, kw_only=True)

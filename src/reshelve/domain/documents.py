@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 
@@ -15,22 +15,35 @@ def content_hash(text: str) -> UUID:
     return UUID(bytes=hashlib.blake2b(text.encode(), digest_size=16).digest())
 
 
+class Section(NamedTuple):
+    """A page of a PDF or a row of a table: where it begins in the content (code points), and its number, from 1."""
+
+    start: int
+    number: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What was put in. `external_id` is the owner's key: a second document with it replaces the first."""
+    """What was put in. `external_id` is the owner's key: a second document with it replaces the first.
+
+    `format` says how the content is built: "text", "markdown", "html" and "docx" (Markdown, made of them), "pdf" and
+    "csv" (`sections` are its pages or rows, in order).
+    """
 
     external_id: str
     content: str
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     format: str = "text"
+    sections: tuple[Section, ...] = ()
 
     @property
     def hash(self) -> UUID:
         """Changes with anything a search could notice."""
-        return content_hash(
-            json.dumps([self.title, self.content, self.format, self.metadata], sort_keys=True, ensure_ascii=False)
-        )
+        seen: list[Any] = [self.title, self.content, self.format, self.metadata]
+        if self.sections:
+            seen.append(self.sections)
+        return content_hash(json.dumps(seen, sort_keys=True, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reshelve.database.catalog import RegisteredChunking
     from reshelve.indexing.building import OnBuild
     from reshelve.indexing.feeding import Feeder
+    from reshelve.settings import ReadingSettings
 
 Source = (
     str
@@ -46,7 +47,8 @@ class Documents(Part):
     ) -> IngestReport:
         """Add, change or leave documents by their external id. Makes the collection at the first call.
 
-        Takes a file or folder, one document, or any iterable of documents or mappings ({"_id", "title", "text", ...}).
+        Takes a file, archive, folder or pattern, one document, or any iterable of documents or mappings ({"_id",
+        "title", "text", ...}).
         What cannot be taken is in the report, by line, and stops nothing. With `wait` the call returns once searches
         find what was written, and an index that has grown large has its graph: `on_left` is told how many changes are
         still to be taken in, `on_build` how far the graph is.
@@ -57,7 +59,7 @@ class Documents(Part):
         collection_id = await self._ensure_collection()
         report = await ingest(
             self.backends.database,
-            _documents(documents, format=format),
+            _documents(documents, format=format, settings=self.settings.reading),
             collection_id=collection_id,
             tenant=tenant,
             chunker_of=self._chunker_of,
@@ -168,12 +170,12 @@ class Documents(Part):
 
 
 def _documents(
-    source: Source, *, format: str | None
+    source: Source, *, format: str | None, settings: ReadingSettings
 ) -> Iterable[Document | DocumentRefused] | AsyncIterable[Document | DocumentRefused]:
     from reshelve.corpus.readers import read_documents
 
     if isinstance(source, str | Path):
-        return read_documents(Path(source), format=format)
+        return read_documents(Path(source), format=format, settings=settings)
     if isinstance(source, Document):
         return [source]
     if isinstance(source, AsyncIterable):

@@ -138,6 +138,21 @@ class CacheSettings(_Section):
     search_cache_ttl_seconds: float = Field(default=300.0, gt=0)
 
 
+class ReadingSettings(_Section):
+    """How files are read, and the limits of the child process that reads PDF, Word, HTML, tables and archives.
+
+    A file may take `timeout_seconds` of the clock and of the processor, and `memory_mb` of address space. An archive
+    may have `archive_entries`, unpack to `archive_mb`, and grow `archive_ratio` times.
+    """
+
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    memory_mb: int = Field(default=1024, ge=256)
+    archive_entries: int = Field(default=10_000, ge=1)
+    archive_mb: int = Field(default=1024, ge=1)
+    archive_ratio: int = Field(default=200, ge=1)
+    csv_rows: int = Field(default=1, ge=1, le=10_000)
+
+
 class ThrottleSettings(_Section):
     """When the backfill makes room for searches.
 
@@ -262,6 +277,7 @@ class Settings(_Section):
     database: DatabaseSettings = DatabaseSettings()
     vector_storage: VectorStorageSettings = VectorStorageSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+    reading: ReadingSettings = ReadingSettings()
     chunking: ChunkingSettings = ChunkingSettings()
     search: SearchSettings = SearchSettings()
     cache: CacheSettings = CacheSettings()
