@@ -171,6 +171,10 @@ DOWNGRADE = """
     FROM migrations m JOIN collections c ON c.id = m.collection_id JOIN indexes s ON s.id = m.source_index_id
     JOIN embedding_models sm ON sm.id = s.model_id LEFT JOIN indexes t ON t.id = m.target_index_id
     LEFT JOIN embedding_models tm ON tm.id = t.model_id;
+    ALTER TABLE documents DROP COLUMN sections;
+    ALTER TABLE chunks DROP COLUMN place;
+    ALTER TABLE chunkings DROP COLUMN min_chunk_size, DROP COLUMN csv_chunk_tokens, DROP COLUMN csv_chunk_max_tokens,
+        DROP COLUMN pdf_chunk_tokens, DROP COLUMN pdf_chunk_max_tokens;
     UPDATE migrations SET engine_version = 1;
     UPDATE alembic_version SET version_num = '0001'
 """

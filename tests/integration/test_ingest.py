@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -15,11 +16,11 @@ import psycopg
 import pytest
 
 from reshelve.corpus.chunkers import Chunker, tokenizer_fingerprint
-from reshelve.corpus.ingest import IngestReport, delete, ingest, rechunk
+from reshelve.corpus.ingest import IngestReport, as_document, delete, ingest, rechunk
 from reshelve.database import catalog
 from reshelve.database.catalog import RegisteredChunking
 from reshelve.database.pools import Database
-from reshelve.domain.documents import Chunking, Document
+from reshelve.domain.documents import Chunking, Document, Section
 from reshelve.embedders.wordpiece import wordpiece
 from reshelve.errors import DocumentRefused, NotFoundError
 
@@ -69,22 +70,31 @@ class Corpus:
         async with self.database.owner() as connection:
             live = await catalog.live_chunkings(connection, self.collection_id)
         wanted: set[tuple[Any, ...]] = set()
-        for id, external_id, title, content, form in await self.rows(
-            "SELECT id, external_id, title, content, format FROM documents"
-        ):
-            document = Document(external_id=external_id, title=title, content=content, format=form)
+        for id, *row in await self.rows("SELECT id, external_id, title, content, format, sections FROM documents"):
+            document = as_document(*row)
             for chunking in live:
                 pieces = (await _chunker_of(chunking)).pieces(document)
                 wanted |= {
-                    (id, chunking.id, number, each.content, each.hash, each.token_count, each.start, each.end)
+                    (
+                        id,
+                        chunking.id,
+                        number,
+                        each.content,
+                        each.hash,
+                        each.token_count,
+                        each.start,
+                        each.end,
+                        json.dumps(each.place.as_dict(), sort_keys=True),
+                    )
                     for number, each in enumerate(pieces)
                 }
         found = await self.rows(
-            "SELECT document_id, chunking_id, ordinal, content, content_hash, token_count, start_char, end_char "
-            "FROM chunks"
+            "SELECT document_id, chunking_id, ordinal, content, content_hash, token_count, start_char, end_char, "
+            "place FROM chunks"
         )
-        assert len(found) == len(set(found))
-        assert set(found) == wanted
+        made = {(*row, json.dumps(place, sort_keys=True)) for *row, place in found}
+        assert len(found) == len(made)
+        assert made == wanted
         events = await self.rows("SELECT chunk_id, kind FROM outbox ORDER BY chunk_id")
         added = {chunk for chunk, kind in events if kind == "added"}
         removed = {chunk for chunk, kind in events if kind == "removed"}
@@ -139,6 +149,24 @@ async def test_an_update_keeps_the_pieces_that_did_not_change(corpus: Corpus) ->
     assert (meta.updated, meta.chunks_added, meta.chunks_removed) == (1, 0, 0)
     assert meta.xid is not None
     assert await corpus.rows("SELECT metadata FROM documents") == [({"v": 3},)]
+
+
+async def test_a_text_that_moves_to_another_page_keeps_its_chunk(corpus: Corpus) -> None:
+    def book(*pages: str) -> Document:
+        starts = [sum(len(page) + 2 for page in pages[:at]) for at in range(len(pages))]
+        sections = tuple(Section(start, number) for number, start in enumerate(starts, 1))
+        return Document(external_id="book", content="\n\n".join(pages), format="pdf", sections=sections)
+
+    def places() -> Any:
+        return corpus.rows("SELECT id, place FROM chunks ORDER BY ordinal")
+
+    first, second = " ".join(SENTENCES[:2]), " ".join(SENTENCES[2:4])
+    await corpus.take(book(first, second))
+    (one, one_place), (two, two_place) = await places()
+    assert (one_place, two_place) == ({"page": 1}, {"page": 2})
+    await corpus.take(book(first, " ".join(SENTENCES[4:6]), second))
+    assert [(id, place["page"]) for id, place in await places() if id in {one, two}] == [(one, 1), (two, 3)]
+    await corpus.check()
 
 
 async def test_every_live_chunking_gets_its_pieces_and_a_dead_one_keeps_no_old_ones(corpus: Corpus) -> None:

@@ -13,7 +13,7 @@ _FILE_ID = b"0123456789abcdef"
 
 
 def pdf(pages: Sequence[str], *, title: str = "", owner: str | None = None, user: str = "") -> bytes:
-    """A PDF with a line of text a page; encrypted (RC4, 40 bits; PDF 1.7, 7.6) where there is an `owner` password."""
+    """A PDF with these lines on its pages; encrypted (RC4, 40 bits; PDF 1.7, 7.6) where there is an `owner`."""
     padded = _padded(user)
     owners = _rc4(hashlib.md5(_padded(owner or user)).digest()[:5], padded)
     key = hashlib.md5(padded + owners + _PERMISSIONS.to_bytes(4, "little", signed=True) + _FILE_ID).digest()[:5]
@@ -33,7 +33,8 @@ def pdf(pages: Sequence[str], *, title: str = "", owner: str | None = None, user
     }
     for at, text in enumerate(pages):
         page, content = first + 2 * at, first + 2 * at + 1
-        drawn = sealed(f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode("latin-1"), content)
+        lines = " T* ".join(f"({line}) Tj" for line in text.split("\n"))
+        drawn = sealed(f"BT /F1 12 Tf 14 TL 72 720 Td {lines} ET".encode("latin-1"), content)
         objects[page] = (
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {content} 0 R "
             "/Resources << /Font << /F1 3 0 R >> >> >>"

@@ -84,9 +84,9 @@ def test_a_convex_score_is_the_sum_of_its_shares_and_lies_between_0_and_1(
     fused = fuse(found, depth=15, weights=weighted)
     assert {one.key for one in fused} == {key for one in found.values() for key, _ in one}
     for one in fused:
-        assert one.score == pytest.approx(sum(place.share for place in one.places.values()))
+        assert one.score == pytest.approx(sum(place.share for place in one.legs.values()))
         assert -1e-9 <= one.score <= 1 + 1e-9
-        assert all(found[name][place.rank - 1] == (one.key, place.score) for name, place in one.places.items())
+        assert all(found[name][place.rank - 1] == (one.key, place.score) for name, place in one.legs.items())
     assert [one.score for one in fused] == sorted((one.score for one in fused), reverse=True)
 
 

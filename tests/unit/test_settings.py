@@ -78,9 +78,19 @@ def test_the_environment_goes_over_the_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.database.pool_size == 5
 
 
+def test_sizes_of_chunks_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"CSV_CHUNK_TOKENS": 150, "CSV_CHUNK_MAX_TOKENS": 240, "PDF_CHUNK_TOKENS": 140, "PDF_CHUNK_MAX_TOKENS": 230}
+    for variable, size in sizes.items():
+        monkeypatch.setenv(variable, f" {size} ")
+    settings = parse_settings("[rag.chunking]\ncsv_chunk_tokens = 99", source=FILE)
+    assert {name: getattr(settings.chunking, name.lower()) for name in sizes} == sizes
+    assert settings.source("chunking.csv_chunk_tokens") == "CSV_CHUNK_TOKENS"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "advice"),
     [
+        ("CSV_CHUNK_TOKENS", "many", "Give a whole number."),
         ("FF_NEW_EMBEDDINGS_PERCENTAGE", "half", "Give a number from 0 to 100."),
         ("FF_NEW_EMBEDDINGS_PERCENTAGE", "101", "Give a number from 0 to 100."),
         ("FF_NEW_EMBEDDINGS_PERCENTAGE", "nan", "Give a number from 0 to 100."),
@@ -165,7 +175,10 @@ def test_a_setting_in_the_wrong_table_is_sent_to_the_right_one() -> None:
 
 
 def test_a_setting_like_no_other_gets_a_list_of_those_that_are_known() -> None:
-    assert refusal("[rag.chunking]\nzzz = 1").advice == "Known here: chunk_size, max_chunk_size, overlap, strategy."
+    assert refusal("[rag.chunking]\nzzz = 1").advice == (
+        "Known here: chunk_size, csv_chunk_max_tokens, csv_chunk_tokens, max_chunk_size, min_chunk_size, overlap, "
+        "pdf_chunk_max_tokens, pdf_chunk_tokens, strategy."
+    )
 
 
 def test_a_table_outside_rag_is_refused() -> None:
@@ -186,6 +199,11 @@ def test_a_table_outside_rag_is_refused() -> None:
         ("[rag.vector_storage.hnsw]\nm = 40", "rag.vector_storage.hnsw: ef_construction must be at least twice m (80)"),
         ("[rag.chunking]\nchunk_size = 300", "max_chunk_size must not be smaller than chunk_size"),
         ("[rag.chunking]\noverlap = 200", "overlap must be smaller than chunk_size"),
+        ("[rag.chunking]\nmin_chunk_size = 201", "min_chunk_size must not be larger than chunk_size"),
+        ("[rag.chunking]\ncsv_chunk_tokens = 251", "csv_chunk_max_tokens must not be smaller than csv_chunk_tokens"),
+        ("[rag.chunking]\npdf_chunk_tokens = 60\npdf_chunk_max_tokens = 50", "pdf_chunk_max_tokens must not be"),
+        ('[rag.chunking]\nstrategy = "by page"', "Input should be 'semantic', 'sentence' or 'sliding_window'"),
+        ("[rag.reading]\nmemory_mb = 10", "rag.reading.memory_mb: Input should be greater than or equal to 256"),
         ('[rag.rollout]\nschedule = "10%:1h"', "line 2: rag.rollout.schedule: the last step must be 100%"),
         (
             '[rag.rollout]\nsticky_by = "browser"',

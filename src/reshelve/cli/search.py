@@ -16,9 +16,11 @@ from reshelve.cli.words import counted, one_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from reshelve.domain.documents import Place
     from reshelve.retrieval.search import Result, SearchResponse
 
 _SNIPPET_CHARACTERS = 240
+_SHOWN_HEADINGS = 3
 
 
 class Aggregation(StrEnum):
@@ -153,10 +155,11 @@ def _result(rank: int, result: Result) -> Iterator[RenderableType]:
         (f"{rank:>3}. ", "dim"),
         (one_line(result.title or result.document_id), "bold"),
         (f"  {result.score:.4f}  {one_line(result.document_id)} [{result.start}:{result.end}]", "dim"),
+        (_said(result.place), "dim"),
     )
     yield _snippet(result)
-    for leg, place in (result.places or {}).items():
-        yield _dim(f"     {leg}: rank {place.rank}, score {place.score:.4f}, adds {place.share:.4f}")
+    for leg, standing in (result.legs or {}).items():
+        yield _dim(f"     {leg}: rank {standing.rank}, score {standing.score:.4f}, adds {standing.share:.4f}")
 
 
 def _snippet(result: Result) -> RenderableType:
@@ -174,6 +177,15 @@ def _snippet(result: Result) -> RenderableType:
         if begin <= start < begin + len(window):
             snippet.stylize("bold yellow", start - begin, end - begin)
     return Text("     " if begin == 0 else "   … ").append_text(snippet)
+
+
+def _said(place: Place) -> str:
+    """A chunk's place in words: a page or row, or several, and the innermost headings."""
+    said = ""
+    for word, first, last in (("page", place.page, place.last_page), ("row", place.row, place.last_row)):
+        if first is not None:
+            said += f" {word} {first:,}" if last is None else f" {word}s {first:,}-{last:,}"
+    return said + (f" § {one_line(' › '.join(place.headings[-_SHOWN_HEADINGS:]))}" if place.headings else "")
 
 
 def _dim(text: str) -> RenderableType:

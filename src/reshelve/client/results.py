@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPlace:
+    """Pages of a PDF or rows of a table, from 1 (the last where it differs); the headings above, outermost first."""
+
+    page: int | None = None
+    last_page: int | None = None
+    row: int | None = None
+    last_row: int | None = None
+    headings: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +34,9 @@ class FoundChunk:
     metadata: dict[str, Any]
     index: int
     model: str
-    places: dict[str, dict[str, float]] | None
-    highlights: list[list[int]] | None
+    place: FoundPlace = FoundPlace()
+    legs: dict[str, dict[str, float]] | None = None
+    highlights: list[list[int]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +210,11 @@ def made_of(kind: type[_T], document: Mapping[str, Any], **inner: Any) -> _T:
 
 
 def found(document: Mapping[str, Any]) -> Found:
-    return made_of(Found, document, results=[made_of(FoundChunk, each) for each in document["results"]])
+    return made_of(Found, document, results=[_chunk(each) for each in document["results"]])
+
+
+def _chunk(document: Mapping[str, Any]) -> FoundChunk:
+    return made_of(FoundChunk, document, place=made_of(FoundPlace, document.get("place") or {}))
 
 
 def written(document: Mapping[str, Any]) -> Written:

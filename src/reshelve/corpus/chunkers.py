@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
+from reshelve.corpus.packing import Slice, pack, sentences, words
+from reshelve.corpus.places import MARKDOWN, Places
 from reshelve.corpus.token_counts import TokenCounter
 from reshelve.domain.documents import Chunking, Document, Piece
 from reshelve.errors import InputError
 
+STRATEGIES = ("semantic", "sentence", "sliding_window")
 _CHARACTERS_A_TOKEN = 16
 """A piece has at most these for each token: a megabyte that a tokenizer calls one unknown word is no chunk."""
 _WINDOW_CHARACTERS = 8192
@@ -37,8 +40,9 @@ class Chunker:
     """Cuts documents in one way, counting with one tokenizer. Safe to use from several threads."""
 
     def __init__(self, chunking: Chunking, tokenizer: Tokenizer) -> None:
-        if chunking.strategy != "semantic":
-            raise InputError(f"unknown chunking strategy {chunking.strategy!r}", advice="Known strategies: semantic.")
+        if chunking.strategy not in STRATEGIES:
+            known = ", ".join(STRATEGIES)
+            raise InputError(f"unknown chunking strategy {chunking.strategy!r}", advice=f"Known strategies: {known}.")
         self._chunking = chunking
         # Its own copy: the embedder's truncates and pads.
         self._counter = TokenCounter(Tokenizer.from_str(_definition(tokenizer)))
@@ -52,73 +56,106 @@ class Chunker:
         longer is cut off. A document with a title and no content is one piece, and one with neither none.
         """
         content = document.content
-        title = " ".join(document.title[: self._chunking.max_chunk_size * _CHARACTERS_A_TOKEN].split())
+        size, most = self._chunking.sizes(document.format)
+        title = " ".join(document.title[: most * _CHARACTERS_A_TOKEN].split())
         start = len(content) - len(content.lstrip())
         end = len(content.rstrip())
         if start >= end:
-            whole = self._counter.start(title, tokens=self._chunking.max_chunk_size)
+            whole = self._counter.start(title, tokens=most)
             return [Piece(content=whole, start=0, end=0, token_count=self._counter.count(whole))] if whole else []
-        prefix = self._prefix(title)
+        cut = _Cutting(self._chunking, self._counter, prefix=self._prefix(title, most), size=size, most=most)
+        places = Places(document)
         pieces: dict[str, Piece] = {}
-        for begin, stop in self._slices(content, start, end, prefix, markdown=document.format == "markdown"):
-            text = prefix + content[begin:stop]
+        for begin, stop in cut.slices(content, start, end, format=document.format):
+            text = cut.prefix + content[begin:stop]
             if text not in pieces:
-                pieces[text] = Piece(content=text, start=begin, end=stop, token_count=self._counter.count(text))
+                tokens, place = self._counter.count(text), places.of(begin, stop)
+                pieces[text] = Piece(content=text, start=begin, end=stop, token_count=tokens, place=place)
         return list(pieces.values())
 
-    def _prefix(self, title: str) -> str:
+    def _prefix(self, title: str, most: int) -> str:
         if not title:
             return ""
-        limit = self._chunking.max_chunk_size // 2
+        limit = most // 2
         kept = self._counter.start(title[: limit * _CHARACTERS_A_TOKEN], tokens=limit)
         return f"{kept}\n" if kept else ""
 
-    def _slices(self, content: str, start: int, end: int, prefix: str, *, markdown: bool) -> Iterator[tuple[int, int]]:
-        most = self._chunking.max_chunk_size
-        taken = self._counter.count(prefix)
-        if end - start <= most * _CHARACTERS_A_TOKEN and self._counter.count(prefix + content[start:end]) <= most:
+
+class _Cutting:
+    """One document's content cut. Each piece, `prefix` included, aims for `size` tokens and has at most `most`."""
+
+    def __init__(self, chunking: Chunking, counter: TokenCounter, *, prefix: str, size: int, most: int) -> None:
+        self.prefix = prefix
+        self._chunking = chunking
+        self._counter = counter
+        taken = counter.count(prefix)
+        self._taken = taken
+        self._wanted = max(1, size - taken)
+        self._most = most - taken
+        self._whole = most
+        self._overlap = min(chunking.overlap, self._wanted - 1)
+
+    def slices(self, content: str, start: int, end: int, *, format: str) -> Iterator[Slice]:
+        """In order; together they hold all but white space."""
+        if end - start <= self._whole * _CHARACTERS_A_TOKEN and self._fits(content[start:end]):
             yield start, end
             return
-        measure = self._measure(prefix, taken)
-        splitter = self._splitter(measure, taken, markdown=markdown)
-        for begin, stop in self._windows(splitter, content, start, end, room=self._wanted(taken)):
-            yield from _fitting(content, begin, stop, lambda text: measure(text) <= most - taken)
+        found = (
+            fitting
+            for begin, stop in self._by_strategy(content, start, end, format)
+            for fitting in _fitting(content, begin, stop, self._fits)
+        )
+        yield from self._joined(content, found) if self._chunking.min_chunk_size else found
 
-    def _wanted(self, taken: int) -> int:
-        return max(1, min(self._chunking.max_chunk_size, self._chunking.chunk_size) - taken)
+    def _by_strategy(self, content: str, start: int, end: int, format: str) -> Iterator[Slice]:
+        # A table is cut between its rows, whatever the strategy.
+        if self._chunking.strategy == "semantic" or format == "csv":
+            return self._windows(content, start, end, markdown=format in MARKDOWN)
+        if self._chunking.strategy == "sentence":
+            units = sentences(content, start, end, counter=self._counter, most=self._most, measure=self._measure)
+        else:
+            units = words(content, start, end, counter=self._counter)
+        return pack(units, wanted=self._wanted, overlap=self._overlap)
 
-    def _measure(self, prefix: str, taken: int) -> Callable[[str], int]:
+    def _fits(self, text: str) -> bool:
+        return self._measure(text) <= self._most
+
+    def _measure(self, text: str) -> int:
         """The tokens that a text adds to the prefix. A text that cannot fit is not encoded only to learn so."""
-        longest = self._chunking.max_chunk_size * _CHARACTERS_A_TOKEN
+        if len(text) > self._whole * _CHARACTERS_A_TOKEN:
+            return len(text)
+        return max(self._counter.count(self.prefix + text) - self._taken, len(text) // _CHARACTERS_A_TOKEN)
 
-        def measure(text: str) -> int:
-            if len(text) > longest:
-                return len(text)
-            return max(self._counter.count(prefix + text) - taken, len(text) // _CHARACTERS_A_TOKEN)
+    def _joined(self, content: str, slices: Iterable[Slice]) -> Iterator[Slice]:
+        """A slice under the smallest size put to the one before it, or to the one behind, if both fit together."""
+        least = self._chunking.min_chunk_size - self._taken
+        last: Slice | None = None
+        for begin, stop in slices:
+            if last is None:
+                last = begin, stop
+                continue
+            small = min(self._measure(content[last[0] : last[1]]), self._measure(content[begin:stop])) < least
+            if small and self._fits(content[last[0] : stop]):
+                last = last[0], stop
+                continue
+            yield last
+            last = begin, stop
+        if last is not None:
+            yield last
 
-        return measure
-
-    def _splitter(
-        self, measure: Callable[[str], int], taken: int, *, markdown: bool
-    ) -> TextSplitter | MarkdownSplitter:
-        wanted, most = self._wanted(taken), self._chunking.max_chunk_size - taken
-        overlap = min(self._chunking.overlap, wanted - 1)
-        kind = MarkdownSplitter if markdown else TextSplitter
-        return kind.from_callback(measure, (wanted, most), overlap)
-
-    def _windows(
-        self, splitter: TextSplitter | MarkdownSplitter, content: str, start: int, end: int, *, room: int
-    ) -> Iterator[tuple[int, int]]:
+    def _windows(self, content: str, start: int, end: int, *, markdown: bool) -> Iterator[Slice]:
         """Split a window at a time: the splitter's time grows with the square of a text without breaks.
 
         The last chunk of a window was cut off by its edge, so the next window begins where that chunk does.
         """
-        width = max(_WINDOW_CHARACTERS, 4 * self._chunking.max_chunk_size * _CHARACTERS_A_TOKEN)
+        kind = MarkdownSplitter if markdown else TextSplitter
+        splitter = kind.from_callback(self._measure, (min(self._wanted, self._most), self._most), self._overlap)
+        width = max(_WINDOW_CHARACTERS, 4 * self._whole * _CHARACTERS_A_TOKEN)
         while start < end:
             window = content[start : min(start + width, end)]
             if _is_unbroken(window[:_UNBROKEN_WINDOW_CHARACTERS]):
                 window = window[:_UNBROKEN_WINDOW_CHARACTERS]
-                chunks = self._cut_at_tokens(window, room)
+                chunks = self._cut_at_tokens(window, self._wanted)
             else:
                 chunks = [(offset, offset + len(text)) for offset, text in splitter.chunk_indices(window)]
             following = start + len(window)

@@ -23,7 +23,7 @@ from reshelve.corpus.rows import (
 )
 from reshelve.database.catalog import RegisteredChunking, live_chunkings
 from reshelve.database.pools import Connection, Database
-from reshelve.domain.documents import Document, Piece
+from reshelve.domain.documents import Document, Piece, Section
 from reshelve.errors import DatabaseUnavailable, DocumentRefused, NotFoundError
 
 ChunkerOf = Callable[[RegisteredChunking], Awaitable[Chunker]]
@@ -278,7 +278,7 @@ async def rechunk(connection: Connection, *, chunking_id: int, chunker: Chunker,
     async with connection.cursor(f"rechunk_{chunking_id}") as cursor:
         await cursor.execute(
             """
-            SELECT id, external_id, title, content, format FROM documents
+            SELECT id, external_id, title, content, format, sections FROM documents
             WHERE collection_id = (SELECT collection_id FROM chunkings WHERE id = %s) AND id BETWEEN %s AND %s
             ORDER BY id FOR NO KEY UPDATE
             """,
@@ -286,14 +286,22 @@ async def rechunk(connection: Connection, *, chunking_id: int, chunker: Chunker,
         )
         group: list[tuple[int, Document]] = []
         while rows := await cursor.fetchmany(_FETCHED_AT_ONCE):
-            group += [
-                (id, Document(external_id=external_id, title=title, content=content, format=format))
-                for id, external_id, title, content, format in rows
-            ]
+            group += [(id, as_document(*row)) for id, *row in rows]
             if sum(len(document.content) for _, document in group) >= BATCH_CHARACTERS or len(group) >= _CUT_AT_ONCE:
                 added += await _rechunk(connection, chunking_id, chunker, group)
                 group = []
         return added + await _rechunk(connection, chunking_id, chunker, group)
+
+
+def as_document(external_id: str, title: str, content: str, format: str, sections: Sequence[Sequence[int]]) -> Document:
+    """What a chunker needs of a stored document."""
+    return Document(
+        external_id=external_id,
+        title=title,
+        content=content,
+        format=format,
+        sections=tuple(Section(*section) for section in sections),
+    )
 
 
 async def _rechunk(

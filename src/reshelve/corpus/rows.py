@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -72,13 +73,15 @@ async def write_documents(
     )
     cursor = await connection.execute(
         """
-        INSERT INTO documents AS d (collection_id, tenant, external_id, title, content, format, metadata, content_hash)
-        SELECT %s, %s, n.external_id, n.title, n.content, n.format, n.metadata::jsonb, n.content_hash
-        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::uuid[])
-            AS n (external_id, title, content, format, metadata, content_hash)
+        INSERT INTO documents AS d (collection_id, tenant, external_id, title, content, format, metadata, content_hash,
+                                    sections)
+        SELECT %s, %s, n.external_id, n.title, n.content, n.format, n.metadata::jsonb, n.content_hash, n.sections::jsonb
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::text[])
+            AS n (external_id, title, content, format, metadata, content_hash, sections)
         ON CONFLICT (collection_id, tenant, external_id) DO UPDATE
             SET title = EXCLUDED.title, content = EXCLUDED.content, format = EXCLUDED.format,
-                metadata = EXCLUDED.metadata, content_hash = EXCLUDED.content_hash, updated_at = now()
+                metadata = EXCLUDED.metadata, content_hash = EXCLUDED.content_hash,
+                sections = EXCLUDED.sections, updated_at = now()
             WHERE d.content_hash <> EXCLUDED.content_hash
         -- An added row has no earlier version that the conflict had to lock.
         RETURNING id, external_id, xmax = 0
@@ -92,6 +95,7 @@ async def write_documents(
             [document.format for document in documents],
             [candidate.metadata for candidate in candidates],
             [candidate.hash for candidate in candidates],
+            [json.dumps(document.sections) for document in documents],
         ),
     )
     return [Written(id=row[0], external_id=row[1], is_new=row[2]) for row in await cursor.fetchall()]
@@ -103,12 +107,12 @@ async def write_chunks(connection: Connection, document_ids: Sequence[int], cuts
     The documents have to be locked. A chunk whose text is among the pieces stays, and only its place is put right.
     Chunks of a chunking that is not live go too: so what is left under it fits the documents, if it comes alive again.
     """
-    moved: list[tuple[int, int, int, int]] = []
+    moved: list[tuple[int, int, int, int, str]] = []
     gone: list[int] = []
     wanted = _rows_by_key(cuts)
     cursor = await connection.execute(
         """
-        SELECT id, document_id, chunking_id, content_hash, ordinal, start_char, end_char FROM chunks
+        SELECT id, document_id, chunking_id, content_hash, ordinal, start_char, end_char, place FROM chunks
         WHERE document_id = ANY(%s)
         """,
         (list(document_ids),),
@@ -119,8 +123,8 @@ async def write_chunks(connection: Connection, document_ids: Sequence[int], cuts
             gone.append(chunk_id)
             continue
         ordinal, piece = found
-        if place != [ordinal, piece.start, piece.end]:
-            moved.append((chunk_id, ordinal, piece.start, piece.end))
+        if place != [ordinal, piece.start, piece.end, piece.place.as_dict()]:
+            moved.append((chunk_id, ordinal, piece.start, piece.end, json.dumps(piece.place.as_dict())))
     if gone:
         await connection.execute("DELETE FROM chunks WHERE id = ANY(%s)", (gone,))
     if moved:
@@ -142,11 +146,13 @@ def _rows_by_key(cuts: Sequence[Cut]) -> dict[_Key, tuple[int, Piece]]:
     }
 
 
-async def _move(connection: Connection, places: Sequence[tuple[int, int, int, int]]) -> None:
+async def _move(connection: Connection, places: Sequence[tuple[int, int, int, int, str]]) -> None:
     await connection.execute(
         """
-        UPDATE chunks c SET ordinal = n.ordinal, start_char = n.start_char, end_char = n.end_char
-        FROM unnest(%s::bigint[], %s::integer[], %s::integer[], %s::integer[]) AS n (id, ordinal, start_char, end_char)
+        UPDATE chunks c SET ordinal = n.ordinal, start_char = n.start_char, end_char = n.end_char,
+                            place = n.place::jsonb
+        FROM unnest(%s::bigint[], %s::integer[], %s::integer[], %s::integer[], %s::text[])
+            AS n (id, ordinal, start_char, end_char, place)
         WHERE c.id = n.id
         """,
         [list(column) for column in zip(*places, strict=True)],
@@ -159,9 +165,10 @@ async def _add(connection: Connection, wanted: Mapping[_Key, tuple[int, Piece]])
     rows = [(*key, *place) for key, place in wanted.items()]
     cursor = await connection.execute(
         """
-        INSERT INTO chunks (document_id, chunking_id, content_hash, ordinal, content, token_count, start_char, end_char)
+        INSERT INTO chunks (document_id, chunking_id, content_hash, ordinal, content, token_count, start_char, end_char,
+                            place)
         SELECT * FROM unnest(%s::bigint[], %s::integer[], %s::uuid[], %s::integer[], %s::text[], %s::integer[],
-                             %s::integer[], %s::integer[])
+                             %s::integer[], %s::integer[], %s::jsonb[])
         ON CONFLICT DO NOTHING
         """,
         (
@@ -173,6 +180,7 @@ async def _add(connection: Connection, wanted: Mapping[_Key, tuple[int, Piece]])
             [row[4].token_count for row in rows],
             [row[4].start for row in rows],
             [row[4].end for row in rows],
+            [json.dumps(row[4].place.as_dict()) for row in rows],
         ),
     )
     return cursor.rowcount

@@ -76,8 +76,10 @@ async def ensure_chunking(connection: Connection, collection_id: int, chunking: 
     row = await (
         await connection.execute(
             """
-            INSERT INTO chunkings (collection_id, fingerprint, strategy, chunk_size, max_chunk_size, overlap, tokenizer)
-            VALUES (%s, %s, %s, %s, %s, %s, %s)
+            INSERT INTO chunkings (collection_id, fingerprint, strategy, chunk_size, max_chunk_size, overlap, tokenizer,
+                                   min_chunk_size, csv_chunk_tokens, csv_chunk_max_tokens, pdf_chunk_tokens,
+                                   pdf_chunk_max_tokens)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             ON CONFLICT (collection_id, fingerprint) DO UPDATE SET live = true
             RETURNING id
             """,
@@ -89,6 +91,11 @@ async def ensure_chunking(connection: Connection, collection_id: int, chunking: 
                 chunking.max_chunk_size,
                 chunking.overlap,
                 chunking.tokenizer,
+                chunking.min_chunk_size,
+                chunking.csv_chunk_tokens,
+                chunking.csv_chunk_max_tokens,
+                chunking.pdf_chunk_tokens,
+                chunking.pdf_chunk_max_tokens,
             ),
         )
     ).fetchone()
@@ -121,7 +128,8 @@ async def live_chunkings(connection: Connection, collection_id: int) -> list[Reg
     rows = await (
         await connection.execute(
             """
-            SELECT id, strategy, chunk_size, max_chunk_size, overlap, tokenizer FROM chunkings
+            SELECT id, strategy, chunk_size, max_chunk_size, overlap, tokenizer, min_chunk_size, csv_chunk_tokens,
+                   csv_chunk_max_tokens, pdf_chunk_tokens, pdf_chunk_max_tokens FROM chunkings
             WHERE collection_id = %s AND live ORDER BY id
             """,
             (collection_id,),
@@ -131,7 +139,16 @@ async def live_chunkings(connection: Connection, collection_id: int) -> list[Reg
         RegisteredChunking(
             id=row[0],
             chunking=Chunking(
-                strategy=row[1], chunk_size=row[2], max_chunk_size=row[3], overlap=row[4], tokenizer=row[5]
+                strategy=row[1],
+                chunk_size=row[2],
+                max_chunk_size=row[3],
+                overlap=row[4],
+                tokenizer=row[5],
+                min_chunk_size=row[6],
+                csv_chunk_tokens=row[7],
+                csv_chunk_max_tokens=row[8],
+                pdf_chunk_tokens=row[9],
+                pdf_chunk_max_tokens=row[10],
             ),
         )
         for row in rows

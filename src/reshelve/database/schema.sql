@@ -18,6 +18,8 @@ CREATE TABLE documents (
     content_hash uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    -- Pages of a PDF or rows of a table: [start, number] each, in order.
+    sections jsonb NOT NULL DEFAULT '[]',
     UNIQUE (collection_id, tenant, external_id)
 );
 CREATE INDEX documents_by_metadata ON documents USING gin (metadata jsonb_path_ops);
@@ -34,6 +36,12 @@ CREATE TABLE chunkings (
     tokenizer text NOT NULL,
     live boolean NOT NULL DEFAULT true,
     created_at timestamptz NOT NULL DEFAULT now(),
+    min_chunk_size integer NOT NULL DEFAULT 0,
+    -- NULL: as for other documents.
+    csv_chunk_tokens integer,
+    csv_chunk_max_tokens integer,
+    pdf_chunk_tokens integer,
+    pdf_chunk_max_tokens integer,
     UNIQUE (collection_id, fingerprint)
 );
 
@@ -48,6 +56,8 @@ CREATE TABLE chunks (
     ordinal integer NOT NULL,
     start_char integer NOT NULL,
     end_char integer NOT NULL,
+    -- page, last_page, row, last_row, headings: those that there are.
+    place jsonb NOT NULL DEFAULT '{}',
     UNIQUE (document_id, chunking_id, content_hash)
 );
 CREATE INDEX chunks_by_chunking ON chunks (chunking_id, id);

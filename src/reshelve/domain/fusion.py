@@ -30,7 +30,7 @@ def reciprocal_rank_fusion(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Standing:
     """Where one leg of a search had it: rank from 1, the leg's own score, and what that added to the fused score."""
 
     rank: int
@@ -42,11 +42,11 @@ class Place:
 class Fused(Generic[Key]):
     key: Key
     score: float = 0.0
-    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    legs: dict[str, Standing] = field(default_factory=dict[str, Standing])
 
     @property
     def best_rank(self) -> int:
-        return min(place.rank for place in self.places.values())
+        return min(standing.rank for standing in self.legs.values())
 
 
 def fuse(
@@ -68,7 +68,7 @@ def fuse(
                 share = 1 / (RRF_K + rank) if weights is None else weights[name] * _normalised(score, head)
             one = fused.setdefault(key, Fused(key))
             one.score += share
-            one.places[name] = Place(rank, score, share)
+            one.legs[name] = Standing(rank, score, share)
     return sorted(fused.values(), key=lambda one: (-one.score, one.best_rank))
 
 

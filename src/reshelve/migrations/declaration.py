@@ -19,7 +19,7 @@ from reshelve.embedders.opening import open_embedder, reopen_embedder
 from reshelve.embedders.protocol import Embedder
 from reshelve.embedders.wordpiece import wordpiece
 from reshelve.errors import NotFoundError
-from reshelve.settings import Settings
+from reshelve.settings import ChunkingSettings, Settings
 from reshelve.stores import lexical
 
 
@@ -63,6 +63,32 @@ class Declaration:
         )
 
 
+def _chunking(settings: ChunkingSettings, *, room: int, tokenizer: str) -> Chunking:
+    """No size is above `room`. One that is the same as for other documents is left out: it is no other chunking."""
+    most = min(settings.max_chunk_size, room)
+    size = min(settings.chunk_size, most)
+
+    def own(wanted: int | None, longest: int | None) -> tuple[int | None, int | None]:
+        longest = min(settings.max_chunk_size if longest is None else longest, room)
+        wanted = min(settings.chunk_size if wanted is None else wanted, longest)
+        return None if wanted == min(size, longest) else wanted, None if longest == most else longest
+
+    csv_size, csv_most = own(settings.csv_chunk_tokens, settings.csv_chunk_max_tokens)
+    pdf_size, pdf_most = own(settings.pdf_chunk_tokens, settings.pdf_chunk_max_tokens)
+    return Chunking(
+        strategy=settings.strategy,
+        chunk_size=size,
+        max_chunk_size=most,
+        overlap=min(settings.overlap, most - 1),
+        tokenizer=tokenizer,
+        min_chunk_size=min(settings.min_chunk_size, size),
+        csv_chunk_tokens=csv_size,
+        csv_chunk_max_tokens=csv_most,
+        pdf_chunk_tokens=pdf_size,
+        pdf_chunk_max_tokens=pdf_most,
+    )
+
+
 @asynccontextmanager
 async def declared(settings: Settings) -> AsyncGenerator[tuple[Declaration, Embedder]]:
     """The file's wish, with its embedder open for as long as the block runs."""
@@ -75,17 +101,11 @@ async def declared(settings: Settings) -> AsyncGenerator[tuple[Declaration, Embe
 
 def _declaration(settings: Settings, embedder: Embedder) -> Declaration:
     # What the model would cut off is not worth storing: [CLS] and [SEP] take two places.
-    most = min(settings.chunking.max_chunk_size, embedder.max_tokens - 2)
+    room = embedder.max_tokens - 2
     return Declaration(
         model=embedder.model,
         location=embedder.location,
-        chunking=Chunking(
-            strategy=settings.chunking.strategy,
-            chunk_size=min(settings.chunking.chunk_size, most),
-            max_chunk_size=most,
-            overlap=min(settings.chunking.overlap, most - 1),
-            tokenizer=tokenizer_fingerprint(embedder.tokenizer),
-        ),
+        chunking=_chunking(settings.chunking, room=room, tokenizer=tokenizer_fingerprint(embedder.tokenizer)),
         backend=settings.vector_storage.backend,
         metric=Metric(settings.vector_storage.metric),
         hnsw=Hnsw(m=settings.vector_storage.hnsw.m, ef_construction=settings.vector_storage.hnsw.ef_construction),

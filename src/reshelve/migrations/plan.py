@@ -9,9 +9,9 @@ from typing import Any
 
 from reshelve.backends import Backends
 from reshelve.corpus.chunkers import Chunker
+from reshelve.corpus.ingest import as_document
 from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
-from reshelve.domain.documents import Document
 from reshelve.domain.indexes import Index, IndexState
 from reshelve.domain.migration import Action, Facts, State, foresee
 from reshelve.domain.models import RegisteredModel
@@ -135,7 +135,12 @@ def _changes(serving: Index, chunking: catalog.RegisteredChunking, declaration: 
         ("chunking", now.strategy, then.strategy),
         ("chunk size", now.chunk_size, then.chunk_size),
         ("largest chunk", now.max_chunk_size, then.max_chunk_size),
+        ("smallest chunk", now.min_chunk_size, then.min_chunk_size),
         ("overlap", now.overlap, then.overlap),
+        ("chunk size of tables", _own(now.csv_chunk_tokens), _own(then.csv_chunk_tokens)),
+        ("largest chunk of tables", _own(now.csv_chunk_max_tokens), _own(then.csv_chunk_max_tokens)),
+        ("chunk size of PDF", _own(now.pdf_chunk_tokens), _own(then.pdf_chunk_tokens)),
+        ("largest chunk of PDF", _own(now.pdf_chunk_max_tokens), _own(then.pdf_chunk_max_tokens)),
         ("tokenizer", now.tokenizer[:12], then.tokenizer[:12]),
         ("store", serving.backend, declaration.backend),
         ("metric", serving.metric.value, declaration.metric.value),
@@ -147,6 +152,10 @@ def _changes(serving: Index, chunking: catalog.RegisteredChunking, declaration: 
     if not changes and serving.model.fingerprint != declaration.model.fingerprint:
         changes.append(Change("model definition", serving.model.fingerprint, declaration.model.fingerprint))
     return changes
+
+
+def _own(size: int | None) -> object:
+    return "like others" if size is None else size
 
 
 async def _volume(
@@ -180,17 +189,18 @@ async def _volume_after_cutting(
 ) -> _Volume:
     """Cut a sample of the documents the new way, and extrapolate by characters."""
     cursor = await connection.execute(
-        "SELECT external_id, title, content, format FROM documents WHERE collection_id = %s "
+        "SELECT external_id, title, content, format, sections FROM documents WHERE collection_id = %s "
         "ORDER BY hashint8extended(id, 7) LIMIT %s",
         (serving.collection_id, _PROBE_DOCUMENTS),
     )
     chunker = Chunker(declaration.chunking, embedder.tokenizer)
     pieces, tokens, characters = 0, 0, 0
-    for external_id, title, content, form in await cursor.fetchall():
-        cut = chunker.pieces(Document(external_id=external_id, title=title, content=content, format=form))
+    for row in await cursor.fetchall():
+        document = as_document(*row)
+        cut = chunker.pieces(document)
         pieces += len(cut)
         tokens += sum(piece.token_count for piece in cut)
-        characters += len(title) + len(content)
+        characters += len(document.title) + len(document.content)
     cursor = await connection.execute(
         "SELECT coalesce(sum(length(title) + length(content)), 0) FROM documents WHERE collection_id = %s",
         (serving.collection_id,),

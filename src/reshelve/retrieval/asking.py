@@ -13,7 +13,8 @@ from typing import Any, Literal
 from reshelve.backends import Backends
 from reshelve.database.pools import Connection
 from reshelve.domain.bm25 import Bm25
-from reshelve.domain.fusion import Fused, Place, best_of_each_first, fuse
+from reshelve.domain.documents import Place
+from reshelve.domain.fusion import Fused, Standing, best_of_each_first, fuse
 from reshelve.domain.indexes import Index, Metric, Scope
 from reshelve.errors import InputError
 from reshelve.retrieval.highlighting import Span, highlights
@@ -54,8 +55,8 @@ class Options:
 class Result:
     """One chunk that was found. `start` and `end` are code points of the document's content.
 
-    `score` is the leg's own, or the fused one of a hybrid search. Where that was asked for, `places` is where each leg
-    had it, and `highlights` the words that were asked for: [start, end) in code points of the chunk's content.
+    `score` is the leg's own, or the fused one of a hybrid search. Where asked for, `legs` is where each leg had
+    it, and `highlights` the words that were asked for: [start, end) in code points of the chunk's content.
     """
 
     document_id: str
@@ -66,9 +67,10 @@ class Result:
     end: int
     score: float
     metadata: dict[str, Any]
+    place: Place
     index: int
     model: str
-    places: dict[str, Place] | None = None
+    legs: dict[str, Standing] | None = None
     highlights: list[Span] | None = None
 
 
@@ -240,9 +242,10 @@ async def _page(asked: _Asked, legs: Mapping[str, Sequence[Hit]], connection: Co
             end=passage.end,
             score=one.score,
             metadata=passage.metadata,
+            place=Place.from_dict(passage.place),
             index=index.id,
             model=index.model.name,
-            places=one.places if options.explain else None,
+            legs=one.legs if options.explain else None,
         )
         for one in ranked
         if (passage := known.get(one.key)) is not None
@@ -264,7 +267,7 @@ def _ranked(asked: _Asked, legs: Mapping[str, Sequence[Hit]]) -> list[Fused[int]
     search = asked.backends.settings.search
     if asked.mode != "hybrid":
         return [
-            Fused(hit.chunk_id, hit.score, {name: Place(rank, hit.score, hit.score)})
+            Fused(hit.chunk_id, hit.score, {name: Standing(rank, hit.score, hit.score)})
             for name, hits in legs.items()
             for rank, hit in enumerate(hits, 1)
         ]

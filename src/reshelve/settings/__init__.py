@@ -7,6 +7,7 @@ from reshelve.settings.schedule import Step, parse_schedule
 from reshelve.settings.sections import (
     AlertSettings,
     CacheSettings,
+    ChunkingSettings,
     CircuitBreakerSettings,
     DatabaseSettings,
     EmbeddingSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "FLAGS",
     "AlertSettings",
     "CacheSettings",
+    "ChunkingSettings",
     "CircuitBreakerSettings",
     "DatabaseSettings",
     "EmbeddingSettings",

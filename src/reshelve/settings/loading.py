@@ -26,14 +26,18 @@ _TEXTS = (
     ("RESHELVE_DATABASE_URL", "database", "url"),
     ("ALERT_WEBHOOK_SECRET", "alerts", "webhook_secret"),
 )
+_NUMBERS = tuple(
+    (name.upper(), "chunking", name)
+    for name in ("csv_chunk_tokens", "csv_chunk_max_tokens", "pdf_chunk_tokens", "pdf_chunk_max_tokens")
+)
 _WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
 
 def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     """Read `path`, else the file that `RESHELVE_CONFIG` names, else `./rag.toml` if it is there, else the defaults.
 
-    `RESHELVE_DATABASE_URL`, `ALERT_WEBHOOK_SECRET` and the `FF_…` flags go over the file. `OPENAI_API_KEY` is used
-    where no `api_key` is given.
+    `RESHELVE_DATABASE_URL`, `ALERT_WEBHOOK_SECRET`, the `FF_…` flags and the sizes of chunks (`_NUMBERS`) go over the
+    file. `OPENAI_API_KEY` is used where no `api_key` is given.
     A relative `database.directory` is taken from the file's folder. Raises SettingsError.
     """
     named = path if path is not None else os.environ.get("RESHELVE_CONFIG")
@@ -85,12 +89,22 @@ def _overlaid(values: dict[str, Any], *, source: Path) -> tuple[dict[str, Any], 
     for variable, table, key in _TEXTS:
         if given := os.environ.get(variable):
             overlay.append((variable, table, key, given))
+    for variable, table, key in _NUMBERS:
+        if given := os.environ.get(variable, "").strip():
+            overlay.append((variable, table, key, _whole_number(variable, given)))
     for variable, table, key, value in overlay:
         content: Any = values.get(table, {})
         if isinstance(content, dict):  # what else it may be, the validation refuses
             values = {**values, table: {**cast("dict[str, Any]", content), key: value}}
             sources[f"{table}.{key}"] = variable
     return values, sources
+
+
+def _whole_number(variable: str, given: str) -> int:
+    try:
+        return int(given)
+    except ValueError:
+        raise SettingsError(f"{variable} is {given!r}", advice="Give a whole number.") from None
 
 
 def _flag(variable: str, given: str) -> bool | float:

@@ -81,12 +81,20 @@ class EmbeddingSettings(_Section):
 
 
 class ChunkingSettings(_Section):
-    """Sizes in tokens of the model's own tokenizer."""
+    """Sizes in tokens of the model's own tokenizer. Tables and PDF may have sizes of their own.
 
-    strategy: Literal["semantic"] = "semantic"
+    A piece under `min_chunk_size` is put to its neighbour where both fit into one chunk.
+    """
+
+    strategy: Literal["semantic", "sentence", "sliding_window"] = "semantic"
     chunk_size: int = Field(default=200, ge=8)
     max_chunk_size: int = Field(default=250, ge=8)
+    min_chunk_size: int = Field(default=0, ge=0)
     overlap: int = Field(default=0, ge=0)
+    csv_chunk_tokens: int | None = Field(default=None, ge=8)
+    csv_chunk_max_tokens: int | None = Field(default=None, ge=8)
+    pdf_chunk_tokens: int | None = Field(default=None, ge=8)
+    pdf_chunk_max_tokens: int | None = Field(default=None, ge=8)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ChunkingSettings:
@@ -94,6 +102,14 @@ class ChunkingSettings(_Section):
             raise ValueError("max_chunk_size must not be smaller than chunk_size")
         if self.overlap >= self.chunk_size:
             raise ValueError("overlap must be smaller than chunk_size")
+        if self.min_chunk_size > self.chunk_size:
+            raise ValueError("min_chunk_size must not be larger than chunk_size")
+        for kind, wanted, most in (
+            ("csv", self.csv_chunk_tokens, self.csv_chunk_max_tokens),
+            ("pdf", self.pdf_chunk_tokens, self.pdf_chunk_max_tokens),
+        ):
+            if wanted is not None and wanted > (self.max_chunk_size if most is None else most):
+                raise ValueError(f"{kind}_chunk_max_tokens must not be smaller than {kind}_chunk_tokens")
         return self
 
 

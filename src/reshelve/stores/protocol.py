@@ -29,7 +29,10 @@ class Entries:
 
 
 class Passage(NamedTuple):
-    """What a chunk stands for: its document's id and title, its text, and where in the document that is."""
+    """What a chunk stands for: its document's id and title, its text, and where in the document that is.
+
+    `place` is `domain.documents.Place` as it is stored.
+    """
 
     document_id: str
     title: str
@@ -37,6 +40,7 @@ class Passage(NamedTuple):
     start: int
     end: int
     metadata: dict[str, Any]
+    place: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from reshelve.stores.protocol import Connection, Passage
 LIVING = sql.SQL("JOIN chunks c ON c.id = e.chunk_id JOIN documents d ON d.id = c.document_id")
 """Joins entries `e` with what still lives: an entry that outlived its chunk is never shown."""
 
-PASSAGE = sql.SQL("d.external_id, d.title, c.content, c.start_char, c.end_char, d.metadata")
+PASSAGE = sql.SQL("d.external_id, d.title, c.content, c.start_char, c.end_char, d.metadata, c.place")
 """The columns of a `Passage`."""
 
 

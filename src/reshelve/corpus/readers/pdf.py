@@ -16,6 +16,8 @@ _PASSWORD, _SECURITY = 4, 5
 """FPDF_ERR_PASSWORD and FPDF_ERR_SECURITY of fpdfview.h."""
 _HYPHEN = re.compile("[\x02\ufffe\xad]\\s?\n?")
 """PDFium's mark for a hyphen that only the line's end asked for, with that end."""
+_GOES_ON = re.compile(r"(?<=[^\n.!?:])\n(?=[a-zß-öø-ÿ])")
+"""A line's end in the middle of a sentence: the next one begins with a small letter."""
 _MADE_BY = re.compile(r"^Microsoft (Word|Excel|PowerPoint) - ")
 _BETWEEN_PAGES = "\n\n"
 
@@ -80,7 +82,7 @@ def _texts(pdf: Any, count: int) -> tuple[list[str], int]:
             page.close()
         except pypdfium2.PdfiumError:
             text, damaged = "", damaged + 1
-        text = cleaned(_HYPHEN.sub("", text.replace("\r\n", "\n"))).strip()
+        text = _GOES_ON.sub(" ", cleaned(_HYPHEN.sub("", text.replace("\r\n", "\n")))).strip()
         characters += len(text)
         refuse_large(characters)
         texts.append(text)
