@@ -11,6 +11,7 @@ from reshelve.embedders.query_batches import QueryBatches
 from reshelve.embedders.query_cache import QueryCache
 from reshelve.embedders.registry import OpenEmbedders
 from reshelve.embedders.under_way import Flights, Purse
+from reshelve.llms.chat import ChatModel
 from reshelve.operations.breakers import Breakers
 from reshelve.operations.recording import Recorder
 from reshelve.operations.search_cache import SearchCache
@@ -21,7 +22,10 @@ from reshelve.stores.opening import Stores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
-    """`flights` and `purses` (by index id) are shared by every task of this process that embeds."""
+    """`flights` and `purses` (by index id) are shared by every task of this process that embeds.
+
+    `llm` is None where no language model is configured.
+    """
 
     database: Database
     stores: Stores
@@ -34,6 +38,7 @@ class Backends:
     recorder: Recorder
     breakers: Breakers
     spare_time: SpareTime
+    llm: ChatModel | None = None
     pace: Pace = field(default_factory=Pace)
     flights: Flights = field(default_factory=Flights)
     purses: dict[int, Purse] = field(default_factory=dict[int, Purse])

@@ -14,6 +14,9 @@ ReshelveError
 │   ├── EmbeddingUnavailable     try again later (429, 5xx, timeouts)
 │   ├── EmbeddingRefused         this input is not accepted; another may be
 │   └── EmbeddingInvalid         the answer is wrong: count, dimension, NaN, zero
+├── AnswerError              the language model failed
+│   ├── AnswerUnavailable        try again later (429, 5xx, timeouts)
+│   └── AnswerRefused            the key, the model or the request is not accepted
 ├── DatabaseError
 │   ├── DatabaseUnavailable
 │   ├── DatabaseUnsuitable       too old, no pgvector, missing rights
@@ -126,6 +129,19 @@ class EmbeddingRefused(EmbeddingError):
 
 class EmbeddingInvalid(EmbeddingError):
     code = "embedding_invalid"
+
+
+class AnswerError(ReshelveError):
+    code = "answer"
+
+
+class AnswerUnavailable(AnswerError):
+    code = "answer_unavailable"
+    retryable = True
+
+
+class AnswerRefused(AnswerError):
+    code = "answer_refused"
 
 
 class DatabaseError(ReshelveError):

@@ -20,6 +20,7 @@ from reshelve.embedders.query_cache import QueryCache
 from reshelve.embedders.registry import OpenEmbedders
 from reshelve.errors import DatabaseUnavailable
 from reshelve.indexing.restoring import restore_volatile
+from reshelve.llms.opening import open_llm
 from reshelve.operations.breakers import Breakers
 from reshelve.operations.recording import Recorder
 from reshelve.operations.search_cache import SearchCache
@@ -30,6 +31,7 @@ from reshelve.stores.opening import Stores
 
 async def open_backends(settings: Settings) -> Backends:
     """Raises DatabaseUnavailable, DatabaseUnsuitable or SchemaError, each with what to do."""
+    llm = open_llm(settings.answering)
     owner, service = await asyncio.to_thread(_addresses, settings)
     extension_schema = await _checked(owner)
     await asyncio.to_thread(schema.upgrade, owner)
@@ -64,6 +66,7 @@ async def open_backends(settings: Settings) -> Backends:
         recorder=Recorder(database, retention_days=settings.monitoring.retention_days),
         breakers=Breakers(database, settings.circuit_breaker),
         spare_time=SpareTime(places=settings.rollout.shadow_queue),
+        llm=llm,
     )
     await restore_volatile(backends)
     backends.recorder.start()
@@ -75,6 +78,8 @@ async def close_backends(backends: Backends) -> None:
     await backends.spare_time.close()
     await backends.breakers.stop()
     await backends.recorder.stop()
+    if backends.llm is not None:
+        await backends.llm.aclose()
     await backends.embedders.close()
     await backends.pins.close()
     await backends.database.close()

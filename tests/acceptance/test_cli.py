@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from reshelve import errors
+from tests.support.chat_endpoint import ChatEndpoint
 from tests.support.files import pdf
 
 WORDS = [f"{first}{last}" for first in ("sand", "corn", "moon", "fire", "book") for last in ("stone", "field", "light")]
@@ -220,6 +221,25 @@ def test_a_folder_of_files_goes_in_and_the_report_names_what_does_not(shop: Shop
     assert shop.json("ingest", "files/*.csv")["unchanged"] == 2, "the same ids: a pattern's begin below its folder"
     found = shop.json("search", "sandstone", "-k", "1")["results"][0]
     assert (found["document_id"], found["metadata"]) == ("plan.pdf", {"pages": 2})
+
+
+def test_questions_are_answered(shop: Shop) -> None:
+    (shop.folder / "door.md").write_text("# The door\n\nThe key hangs behind the blue pot.\n")
+    shop.run("ingest", "door.md")
+    out, _ = shop.run("ask", "Where is the key?", OPENAI_API_KEY="", GEMINI_API_KEY="")
+    assert out.startswith("The key hangs behind the blue pot. [1]\n\n[1] The door  door.md [")
+    assert "extractive: no language model was asked · minimal, from 1 passage of index" in out
+    assert "do not hold an answer" in shop.run("ask", "What is the capital of Peru?", "--style", "detailed")[0]
+    out, _ = shop.run("ask", "Summarize the key", "--json", "-k", "3", "--no-summary")
+    document = json.loads(out)
+    assert (document["answered_by"], document["summary"]) == ("extractive", False)
+    assert document["citations"][0]["document_id"] == "door.md"
+    with ChatEndpoint("It hangs \x1b[31mbehind", " the pot [1][4].") as endpoint:
+        shop.settle("hashing-64", f'[rag.answering]\nbase_url = "{endpoint.base_url}"\nmodel = "m1"')
+        out, _ = shop.run("ask", "Where is the key?")
+    assert out.startswith("It hangs  [31mbehind the pot [1].\n\n[1] The door")
+    assert "by m1 · minimal, from 1 passage" in out
+    assert "1 citation dropped" in out
 
 
 def test_up_names_a_psql_line_that_works_and_down_says_what_it_did(tmp_path: Path) -> None:

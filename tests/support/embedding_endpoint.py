@@ -15,6 +15,7 @@ import sys
 import threading
 import zlib
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -51,6 +52,7 @@ class Wrong:
 
 
 Fault = Status | Hang | Hangup | Wrong
+Answer = tuple[int, dict[str, str], bytes | AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Request:
 
 class EmbeddingEndpoint:
     """`faults` are used up from the left, one a request; None is a good answer. The other fields hold until changed."""
+
+    path = "/v1/embeddings"
 
     def __init__(self, *, dimension: int = 384, key: str | None = None, remember: bool = True) -> None:
         self.dimension = dimension
@@ -123,8 +127,8 @@ class EmbeddingEndpoint:
         self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
         self._loop.close()
 
-    async def answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes] | None:
-        """Status, headers and body; None closes the connection."""
+    async def answer(self, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
+        """Status, headers and body, whole or in pieces; None closes the connection."""
         self._open += 1
         self.busiest = max(self.busiest, self._open)
         try:
@@ -134,9 +138,7 @@ class EmbeddingEndpoint:
         finally:
             self._open -= 1
 
-    async def _answer(
-        self, path: str, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes] | None:
+    async def _answer(self, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
         request: dict[str, Any] = json.loads(body)
         authorization = headers.get("authorization", "")
         if self._remember:
@@ -154,13 +156,19 @@ class EmbeddingEndpoint:
         refusal = self._refusal(path, authorization, request)
         if refusal is not None:
             return _error(refusal)
-        return 200, {}, self._embeddings(request, fault.how if isinstance(fault, Wrong) else "")
+        return self._good(request, fault.how if isinstance(fault, Wrong) else "")
+
+    def _good(self, request: dict[str, Any], wrong: str) -> Answer:
+        return 200, {}, self._embeddings(request, wrong)
 
     def _refusal(self, path: str, authorization: str, request: dict[str, Any]) -> Status | None:
-        if path != "/v1/embeddings":
+        if path != self.path:
             return Status(404, f"Unknown path {path}")
         if self.key is not None and authorization != f"Bearer {self.key}":
             return Status(401, "Incorrect API key provided", "invalid_api_key")
+        return self._refused_input(request)
+
+    def _refused_input(self, request: dict[str, Any]) -> Status | None:
         if not request["input"] or "" in request["input"]:
             return Status(400, "input cannot be an empty string")
         if self.refuses is not None and any(self.refuses in text for text in request["input"]):
@@ -208,7 +216,7 @@ class EmbeddingEndpoint:
         return self._pools[key]
 
 
-def _error(fault: Status) -> tuple[int, dict[str, str], bytes]:
+def _error(fault: Status) -> Answer:
     error = {"message": fault.message, "type": "error", "param": None, "code": fault.code}
     return fault.status, fault.headers, json.dumps({"error": error}).encode()
 
@@ -255,9 +263,25 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
             return
         status, more, content = answer
+        if not isinstance(content, bytes):
+            await self._stream(content)
+            return
         lines = [f"HTTP/1.1 {status} .", "content-type: application/json", f"content-length: {len(content)}"]
         lines += [f"{name}: {value}" for name, value in more.items()]
         self._transport.write("\r\n".join([*lines, "", ""]).encode() + content)
+
+    async def _stream(self, pieces: AsyncIterator[bytes]) -> None:
+        """In chunks. An empty piece closes the connection in the middle."""
+        assert self._transport is not None
+        self._transport.write(
+            b"HTTP/1.1 200 .\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        async for piece in pieces:
+            if not piece:
+                self._transport.close()
+                return
+            self._transport.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        self._transport.write(b"0\r\n\r\n")
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def test_sizes_of_chunks_come_from_the_environment_too(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("variable", "value", "advice"),
     [
-        ("CSV_CHUNK_TOKENS", "many", "Give a whole number."),
+        ("CSV_CHUNK_TOKENS", "many", "Give a whole number, 1 or more."),
         ("FF_NEW_EMBEDDINGS_PERCENTAGE", "half", "Give a number from 0 to 100."),
         ("FF_NEW_EMBEDDINGS_PERCENTAGE", "101", "Give a number from 0 to 100."),
         ("FF_NEW_EMBEDDINGS_PERCENTAGE", "nan", "Give a number from 0 to 100."),
@@ -121,6 +121,23 @@ def test_a_flag_goes_over_the_file_and_an_empty_one_does_not(monkeypatch: pytest
     assert settings.source("rollout.parallel") == "default"
     # Where a table is no table, that is what is wrong.
     assert "rag.rollout" in refusal("[rag]\nrollout = 3").message
+
+
+def test_the_lengths_of_answers_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"SUMMARY_MAX_TOP_K": "20", "STYLE_MINIMAL_MAX_WORDS": "11", "STYLE_CONCISE_MAX_WORDS": "50"}
+    given |= {"STYLE_DETAILED_MAX_WORDS": "150", "ENABLE_LOCAL_ROUTING": "0"}
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    answering = load_settings().answering
+    assert (answering.summary_max_top_k, answering.local_routing) == (20, False)
+    words = (answering.style_minimal_max_words, answering.style_concise_max_words, answering.style_detailed_max_words)
+    assert words == (11, 50, 150)
+    assert load_settings().source("answering.summary_max_top_k") == "SUMMARY_MAX_TOP_K"
+    for wrong in ("0", "many", "-3"):
+        monkeypatch.setenv("SUMMARY_MAX_TOP_K", wrong)
+        with pytest.raises(SettingsError, match="SUMMARY_MAX_TOP_K") as refused:
+            load_settings()
+        assert "whole number" in refused.value.advice
 
 
 def test_the_schedule_is_read() -> None:

@@ -22,6 +22,7 @@ from reshelve.api import (
     monitoring,
     page,
     problems,
+    query,
     search,
 )
 from reshelve.api.problems import Problem
@@ -32,6 +33,7 @@ from reshelve.settings import Settings, load_settings
 _ROOMS = (
     health,
     search,
+    query,
     embeddings,  # before documents, whose ids may hold slashes
     documents,
     models,

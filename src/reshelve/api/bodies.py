@@ -21,6 +21,7 @@ from reshelve.api.problems import NO_NUL, FieldRefused
 from reshelve.corpus.checks import MAX_DOCUMENT_BYTES, MAX_ID_BYTES, MAX_TITLE_BYTES, check_metadata
 from reshelve.corpus.stored import StoredDocument
 from reshelve.domain.filters import parse_filter
+from reshelve.domain.styles import Style
 from reshelve.errors import DocumentRefused, InputError
 from reshelve.migrations.status import IndexStatus
 from reshelve.retrieval.asking import MAX_DEPTH
@@ -268,6 +269,32 @@ class SearchBody(Body):
         if len(asked) > 1:
             raise ValueError(f"{' and '.join(asked)} do not go together: give one of them")
         return self
+
+
+class QueryBody(Body):
+    """`style` and `summary`: by the wording of the question, if they are not given. `stream`: Server-Sent Events."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"query": "where is the key?"},
+                {"query": "where is the key?", "style": "detailed", "top_k": 3, "user": "ada", "session": "s1"},
+                {"query": "summarize what is known of the key", "stream": True},
+            ]
+        }
+    )
+
+    query: Query
+    top_k: int | None = Field(default=None, ge=1, le=100, description="Passages; else rag.answering.top_k.")
+    style: Style | None = None
+    summary: bool | None = None
+    stream: bool = False
+    filters: Filters | None = None
+    tenant: Name = ""
+    user: Name | None = None
+    session: Name | None = None
+    collection: CollectionName | None = None
+    model: ModelName | None = Field(default=None, description="The index of this model, instead of the route's.")
 
 
 class ModelAnswer(BaseModel):

@@ -37,9 +37,9 @@ class Welcome(BaseModel):
 
 
 class Check(BaseModel):
-    """`status` is "ok", "warning", "down" or "not configured"; `latency_ms` how long the answer took."""
+    """`latency_ms` is how long the answer took; what is "configured" was not asked."""
 
-    status: Literal["ok", "warning", "down", "not configured"]
+    status: Literal["ok", "warning", "down", "configured", "not configured"]
     latency_ms: float | None
     detail: str
 
@@ -156,8 +156,12 @@ async def _embeddings(service: Service) -> dict[str, Any]:
     return {"status": "ok", "detail": f"{embedder.model.name}, {embedder.model.dimension} dimensions"}
 
 
-async def _llm(_: Service) -> dict[str, Any]:
-    return {"status": "not configured", "latency_ms": None, "detail": "searches need none"}
+async def _llm(service: Service) -> dict[str, Any]:
+    """Not asked: each look would be paid for."""
+    llm = service.library.backends.llm
+    if llm is None:
+        return {"status": "not configured", "latency_ms": None, "detail": "answers are extractive"}
+    return {"status": "configured", "latency_ms": None, "detail": f"{llm.model} at {llm.base_url}"}
 
 
 async def _memory(_: Service) -> dict[str, Any]:

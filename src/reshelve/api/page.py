@@ -42,6 +42,11 @@ FIGURES = (
     ("shadow_p95_ms", "Shadow p95"),
     ("overlap", "Overlap of the first ten"),
     ("rbo", "Rank-biased overlap"),
+    ("answers", "Answers"),
+    ("abstentions", "Abstentions"),
+    ("answer_errors", "Failed answers"),
+    ("dropped_citations", "Dropped citations"),
+    ("answer_p95_ms", "p95 of an answer"),
 )
 
 

@@ -35,6 +35,8 @@ _STATUS: Mapping[type[ReshelveError], int] = {
     errors.EmbeddingError: 502,
     errors.EmbeddingUnavailable: 503,
     errors.EmbeddingRefused: 422,
+    errors.AnswerError: 502,
+    errors.AnswerUnavailable: 503,
     errors.DatabaseUnavailable: 503,
     errors.StoreError: 503,
     errors.MixedSpacesError: 500,
@@ -120,7 +122,25 @@ def problem(
     facts: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    document: dict[str, Any] = {
+    document = _document(
+        scope, status=status, code=code, detail=detail, advice=advice, retryable=retryable, fields=fields, facts=facts
+    )
+    headers = {**(headers or {}), **({"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else {})}
+    return Response(json.dumps(document), status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _document(
+    scope: Scope,
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    advice: str = "",
+    retryable: bool = False,
+    fields: Sequence[tuple[str, str]] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
         "type": f"urn:reshelve:{code}",
         "title": code.replace("_", " ").capitalize(),
         "status": status,
@@ -132,18 +152,23 @@ def problem(
         "errors": [{"field": _storable(name)[:200], "message": _storable(said)} for name, said in fields],
         "facts": dict(facts or {}),
     }
-    headers = {**(headers or {}), **({"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else {})}
-    return Response(json.dumps(document), status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+_UNEXPECTED: dict[str, Any] = {
+    "status": 500,
+    "code": "unexpected",
+    "detail": "something went wrong that should not",
+    "advice": "The service's log has it, under this request id.",
+}
 
 
 def unexpected(scope: Scope) -> Response:
-    return problem(
-        scope,
-        status=500,
-        code="unexpected",
-        detail="something went wrong that should not",
-        advice="The service's log has it, under this request id.",
-    )
+    return problem(scope, **_UNEXPECTED)
+
+
+def about_failure(request: Request, error: ReshelveError | None) -> dict[str, Any]:
+    """The problem document of an answer that has begun, and has its status already. None: nobody foresaw it."""
+    return _document(request.scope, **(_UNEXPECTED if error is None else _told(error)))
 
 
 def http_problem(
@@ -159,18 +184,20 @@ def status_of(error: ReshelveError) -> int:
 
 
 def _about(request: Request, error: ReshelveError, *, field: str | None = None) -> Response:
+    return problem(request.scope, fields=[(field, error.message)] if field is not None else (), **_told(error))
+
+
+def _told(error: ReshelveError) -> dict[str, Any]:
     plain = (str, int, float, type(None))
     facts = {name: value for name, value in vars(error).items() if isinstance(value, plain)}
-    return problem(
-        request.scope,
-        status=status_of(error),
-        code=error.code,
-        detail=error.message,
-        advice=error.advice,
-        retryable=error.retryable,
-        fields=[(field, error.message)] if field is not None else (),
-        facts={name: value for name, value in facts.items() if name not in ("message", "advice")},
-    )
+    return {
+        "status": status_of(error),
+        "code": error.code,
+        "detail": error.message,
+        "advice": error.advice,
+        "retryable": error.retryable,
+        "facts": {name: value for name, value in facts.items() if name not in ("message", "advice")},
+    }
 
 
 async def _ours(request: Request, error: Exception) -> Response:

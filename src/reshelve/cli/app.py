@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from reshelve.cli import demo, documents, evaluation, migration, search, serve, server, status, steering, watching
+from reshelve.cli import (
+    answers,
+    demo,
+    documents,
+    evaluation,
+    migration,
+    search,
+    serve,
+    server,
+    status,
+    steering,
+    watching,
+)
 from reshelve.cli.session import FAILED, USAGE, Global, print_error
 
 app = typer.Typer(
@@ -19,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (server, serve, documents, search, migration, status, steering, evaluation, watching, demo):
+for room in (server, serve, documents, search, answers, migration, status, steering, evaluation, watching, demo):
     room.register(app)
 
 

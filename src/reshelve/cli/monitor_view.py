@@ -32,6 +32,11 @@ FIGURES = {
     "shadow_p95_ms": "shadow p95",
     "overlap": "overlap of the first ten",
     "rbo": "rank-biased overlap",
+    "answers": "answers",
+    "abstentions": "abstentions",
+    "answer_errors": "failed answers",
+    "dropped_citations": "dropped citations",
+    "answer_p95_ms": "p95 of an answer",
 }
 _STYLES = {"pass": "green", "hold": "yellow", "fail": "bold red"}
 

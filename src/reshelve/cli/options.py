@@ -29,3 +29,13 @@ BudgetOption = Annotated[
 ModeOption = Annotated[
     Mode | None, typer.Option("--mode", help="By meaning, by words, or both. Default: what rag.search.mode says.")
 ]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", metavar="KEY=VALUE", help="Only documents with this metadata; VALUE is JSON or text. Repeatable."
+    ),
+]
+FilterOption = Annotated[
+    str | None,
+    typer.Option("--filter", metavar="JSON", help="""Only documents that pass, like '{"year": {"$gte": 2020}}'."""),
+]

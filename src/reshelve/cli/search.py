@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from reshelve.cli.options import IndexOption, JsonOption, ModeOption, TenantOption
+from reshelve.cli.options import FilterOption, IndexOption, JsonOption, ModeOption, TenantOption, WhereOption
 from reshelve.cli.session import Answer, Session, perform
 from reshelve.cli.words import counted, one_line
 
@@ -38,16 +38,8 @@ def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many results.")] = 10,
     tenant: TenantOption = "",
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where", metavar="KEY=VALUE", help="Only documents with this metadata; VALUE is JSON or text. Repeatable."
-        ),
-    ] = None,
-    filter: Annotated[
-        str | None,
-        typer.Option("--filter", metavar="JSON", help="""Only documents that pass, like '{"year": {"$gte": 2020}}'."""),
-    ] = None,
+    where: WhereOption = None,
+    filter: FilterOption = None,
     index: IndexOption = None,
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="Who asks: a rollout keeps each user on one side.")
@@ -72,7 +64,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search the collection, by meaning and by words."""
-    filters = _filters(where or [], filter)
+    filters = filters_of(where or [], filter)
 
     async def work(session: Session) -> Answer:
         async with session.library() as library:
@@ -99,7 +91,7 @@ def search(
     perform(context, work, as_json=as_json)
 
 
-def _filters(where: Sequence[str], filter: str | None) -> dict[str, Any] | None:
+def filters_of(where: Sequence[str], filter: str | None) -> dict[str, Any] | None:
     """Both must hold, where both are given."""
     wanted = _where(where)
     if filter is None:

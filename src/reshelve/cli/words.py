@@ -36,3 +36,8 @@ def one_line(text: str, *, most: int | None = None) -> str:
     """Text from documents and providers, safe for a terminal: no escape sequence, no line break, not too long."""
     flat = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return flat if most is None or len(flat) <= most else flat[: most - 1].rstrip() + "…"
+
+
+def printable(text: str) -> str:
+    """Text of several lines, safe for a terminal: no escape sequence."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)

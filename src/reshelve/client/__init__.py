@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from reshelve.client.clients import AsyncClient, Client
 from reshelve.client.results import (
+    Answered,
+    Citation,
     Cleaned,
     EmbeddingsOfModel,
     Feedback,
@@ -20,7 +22,9 @@ from reshelve.client.results import (
 )
 
 __all__ = [
+    "Answered",
     "AsyncClient",
+    "Citation",
     "Cleaned",
     "Client",
     "EmbeddingsOfModel",

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from reshelve.client.results import (
+    Answered,
     Cleaned,
     EmbeddingsOfModel,
     Feedback,
@@ -21,6 +22,7 @@ from reshelve.client.results import (
     SearchableModel,
     StoredDocument,
     Written,
+    answered,
     found,
     made_of,
     page,
@@ -29,11 +31,16 @@ from reshelve.client.results import (
 
 _T = TypeVar("_T")
 _Body = Mapping[str, Any]
+_ANSWER_SECONDS = 300.0
+"""A language model takes its time, and the service tries it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[_T]):
-    """One request, which may be sent several times: a write has an idempotency key."""
+    """One request, which may be sent several times: a write has an idempotency key.
+
+    `timeout_seconds` goes over the client's own, for what takes longer than other calls.
+    """
 
     method: str
     path: str
@@ -42,6 +49,7 @@ class Call(Generic[_T]):
     body: Any = None
     files: Sequence[tuple[str, tuple[str, bytes]]] | None = None
     headers: Mapping[str, str]
+    timeout_seconds: float | None = None
 
 
 def _asked(path: str, read: Callable[[Any], _T], *, method: str = "GET", body: Any = None, **params: Any) -> Call[_T]:
@@ -117,6 +125,38 @@ def search(
         explain=explain,
     )
     return _asked("/api/v1/search", found, method="POST", body=body)
+
+
+def ask(
+    question: str,
+    *,
+    top_k: int | None = None,
+    style: str | None = None,
+    summary: bool | None = None,
+    filters: Mapping[str, Any] | None = None,
+    tenant: str = "",
+    user: str | None = None,
+    session: str | None = None,
+    collection: str | None = None,
+    model: str | None = None,
+) -> Call[Answered]:
+    """An answer from the documents, with its checked citations. `style` is "minimal", "concise" or "detailed"."""
+    body = _given(
+        query=question,
+        top_k=top_k,
+        style=style,
+        summary=summary,
+        filters=dict(filters) if filters is not None else None,
+        tenant=tenant,
+        user=user,
+        session=session,
+        collection=collection,
+        model=model,
+    )
+    place = "/api/v1/query"
+    return Call(
+        method="POST", path=place, read=answered, params={}, body=body, headers={}, timeout_seconds=_ANSWER_SECONDS
+    )
 
 
 def add(

@@ -46,6 +46,7 @@ class _Verb(Generic[_P, _T]):
 
 class _Verbs:
     search = _Verb(calls.search)
+    ask = _Verb(calls.ask)
     add = _Verb(calls.add)
     add_files = _Verb(calls.add_files)
     replace = _Verb(calls.replace)
@@ -170,8 +171,9 @@ class _Attempt(Generic[_T]):
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         call = self._call
+        given: dict[str, Any] = {} if call.timeout_seconds is None else {"timeout": call.timeout_seconds}
         return http.build_request(
-            call.method, call.path, params=call.params, json=call.body, files=call.files, headers=call.headers
+            call.method, call.path, params=call.params, json=call.body, files=call.files, headers=call.headers, **given
         )
 
     def answered(self, response: httpx.Response) -> float | None:

@@ -65,6 +65,45 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """Passage `number`, from 1. `start` and `end` are code points of the document's text."""
+
+    number: int
+    document_id: str
+    title: str
+    chunk_id: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """`answered_by` is "llm" (`llm` names it), "extractive" or "local"; `abstained`: the passages hold no answer.
+
+    The fields of the search are None where none was made, for small talk.
+    """
+
+    answer: str
+    abstained: bool
+    answered_by: str
+    llm: str | None
+    style: str
+    summary: bool
+    citations: list[Citation]
+    dropped_citations: int
+    passages: list[FoundChunk]
+    search_id: str | None
+    index: int | None
+    model: str | None
+    epoch: int | None
+    arm: str | None
+    fell_back: str | None
+    search_ms: float
+    answer_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     line: int | None
     id: str | None
@@ -215,6 +254,15 @@ def found(document: Mapping[str, Any]) -> Found:
 
 def _chunk(document: Mapping[str, Any]) -> FoundChunk:
     return made_of(FoundChunk, document, place=made_of(FoundPlace, document.get("place") or {}))
+
+
+def answered(document: Mapping[str, Any]) -> Answered:
+    return made_of(
+        Answered,
+        document,
+        citations=[made_of(Citation, each) for each in document["citations"]],
+        passages=[made_of(FoundChunk, each) for each in document["passages"]],
+    )
 
 
 def written(document: Mapping[str, Any]) -> Written:

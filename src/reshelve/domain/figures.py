@@ -59,7 +59,9 @@ class ArmFigures:
     an error, or because the circuit breaker asked nothing of it. `similarity` is the mean score of the first results.
     `search_cache_hits` were answered without asking the index, and are not among the `requests`.
     `shadowed` searches ran beside the live ones, `shadow_errors` failed there; `overlap` and `rbo` are means over the
-    `compared` ones. The histograms count by `bin_of`.
+    `compared` ones. `answers` were made from passages that this arm found, `extractive_answers` of them without a
+    language model, and `abstentions` said that there is none; `answer_errors` came to nothing. The histograms count by
+    `bin_of`.
     """
 
     requests: int = 0
@@ -81,6 +83,13 @@ class ArmFigures:
     compared: int = 0
     overlap: float | None = None
     rbo: float | None = None
+    answers: int = 0
+    extractive_answers: int = 0
+    abstentions: int = 0
+    answer_errors: int = 0
+    citations: int = 0
+    dropped_citations: int = 0
+    answer_p95_ms: float | None = None
     latencies: Mapping[int, int] = field(default_factory=dict[int, int], repr=False)
     shadow_latencies: Mapping[int, int] = field(default_factory=dict[int, int], repr=False)
 
@@ -115,7 +124,7 @@ class ArmFigures:
     def from_counts(cls, rows: Iterable[tuple[str, int, int, float]]) -> ArmFigures:
         """Rows of (name, bin, count, total); the same name and bin may come more than once."""
         counts: Counter[str] = Counter()
-        bins: dict[str, Counter[int]] = {"request": Counter(), "shadow": Counter()}
+        bins: dict[str, Counter[int]] = {"request": Counter(), "shadow": Counter(), "answer": Counter()}
         sums: dict[str, float] = {}
         for name, bin, count, total in rows:
             counts[name] += count
@@ -143,6 +152,13 @@ class ArmFigures:
             compared=counts["overlap"],
             overlap=means.get("overlap"),
             rbo=means.get("rbo"),
+            answers=counts["answer"],
+            extractive_answers=counts["answer_extractive"],
+            abstentions=counts["answer_abstained"],
+            answer_errors=counts["answer_error"],
+            citations=counts["citation"],
+            dropped_citations=counts["citation_dropped"],
+            answer_p95_ms=quantile(bins["answer"], 0.95),
             latencies=dict(bins["request"]),
             shadow_latencies=dict(bins["shadow"]),
         )

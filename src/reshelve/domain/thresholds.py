@@ -76,6 +76,13 @@ def measured(figures: ArmFigures) -> dict[str, float | int | None]:
         "compared": figures.compared,
         "overlap": figures.overlap,
         "rbo": figures.rbo,
+        "answers": figures.answers,
+        "extractive_answers": figures.extractive_answers,
+        "abstentions": figures.abstentions,
+        "answer_errors": figures.answer_errors,
+        "citations": figures.citations,
+        "dropped_citations": figures.dropped_citations,
+        "answer_p95_ms": figures.answer_p95_ms,
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +12,13 @@ from tokenizers import Tokenizer
 
 from reshelve.domain.models import Embedded, EmbeddingModel, Vectors, check_vectors
 from reshelve.embedders.batches import all_or_first_error, batches_in_order, prefixed
-from reshelve.embedders.openai_answers import PassingFault, decode_answer, fault_of
+from reshelve.embedders.openai_answers import decode_answer, error_of
 from reshelve.embedders.openai_models import SHORTENED, described
 from reshelve.embedders.wordpiece import cut, wordpiece
+from reshelve.endpoints import LONGEST_WAIT_SECONDS, OPENAI_URL, PassingFault, fault_of, wait_seconds
 from reshelve.errors import EmbeddingInvalid, EmbeddingUnavailable, SettingsError
 from reshelve.settings import EmbeddingSettings
 
-OPENAI_URL = "https://api.openai.com/v1"
-_LONGEST_WAIT_SECONDS = 60.0
 _MAX_TOKENS = 8191
 _BYTES_A_TOKEN = 4
 """WordPiece counts a word of a foreign script as one token; a byte-pair tokenizer makes about one of every 4 bytes."""
@@ -48,13 +46,13 @@ class OpenAIEndpoint:
             if not isinstance(answer, PassingFault):
                 return await asyncio.to_thread(decode_answer, answer, expected=len(texts))
             asked = answer.after_seconds
-            if attempt >= self._max_retries or (asked is not None and asked > _LONGEST_WAIT_SECONDS):
+            if attempt >= self._max_retries or (asked is not None and asked > LONGEST_WAIT_SECONDS):
                 wait = f" (it asks to wait {asked:.0f} s)" if asked is not None else ""
                 raise EmbeddingUnavailable(
                     f"{self.base_url} failed {attempt + 1} times for {self.model}; at last: {answer.reason}{wait}",
                     advice="Nothing is lost; try again later. Lower rag.embedding.concurrency if it limits the rate.",
                 )
-            await asyncio.sleep(_wait_seconds(attempt, asked))
+            await asyncio.sleep(wait_seconds(attempt, asked))
             attempt += 1
 
     async def aclose(self) -> None:
@@ -75,10 +73,10 @@ class OpenAIEndpoint:
         except TimeoutError:
             return PassingFault(f"no answer within {self._timeout_seconds:g} s")
         except APIError as error:
-            fault = fault_of(error, model=self.model, base_url=self.base_url)
+            fault = fault_of(error)
             if isinstance(fault, PassingFault):
                 return fault
-            raise fault from error
+            raise error_of(fault, model=self.model, base_url=self.base_url) from error
 
 
 class OpenAIEmbedder:
@@ -206,10 +204,3 @@ def _token_counts(texts: Sequence[str]) -> list[int]:
         max(len(encoding), len(text.encode()) // _BYTES_A_TOKEN)
         for text, encoding in zip(texts, encodings, strict=True)
     ]
-
-
-def _wait_seconds(attempt: int, asked: float | None) -> float:
-    """What was asked for and a little more, else exponential backoff; both with jitter, so that clients part."""
-    if asked is not None:
-        return asked + random.uniform(0.0, 0.1 + 0.1 * asked)
-    return random.uniform(0.5, 1.0) * min(20.0, 0.25 * 2**attempt)

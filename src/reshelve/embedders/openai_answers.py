@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 
 from reshelve.domain.models import Vectors
+from reshelve.endpoints import LastingFault
 from reshelve.errors import EmbeddingInvalid, EmbeddingRefused, EmbeddingUnavailable, NotFoundError, ReshelveError
-
-if TYPE_CHECKING:
-    from openai import APIError, APIStatusError
-
-_PASSING_STATUS = frozenset({408, 409, 425, 429})
-
-
-@dataclass(frozen=True, slots=True)
-class PassingFault:
-    """Worth another attempt. `after_seconds` is what the endpoint asked for, None when it did not."""
-
-    reason: str
-    after_seconds: float | None = None
 
 
 def decode_answer(body: bytes, *, expected: int) -> tuple[Vectors, int | None]:
@@ -65,29 +49,27 @@ def _row(embedding: object) -> Vectors:
     return row
 
 
-def fault_of(error: APIError, *, model: str, base_url: str) -> PassingFault | ReshelveError:
-    """A fault that may pass, or the error to raise."""
-    from openai import APIStatusError
-
-    if not isinstance(error, APIStatusError):
-        return PassingFault(f"{type(error).__name__}: {error.__cause__ or error}")
-    said = _sentence(error)
-    status = error.status_code
-    if error.code == "insufficient_quota":
-        return EmbeddingUnavailable(f"{base_url} answered: {said}", advice="Check the plan and billing of the key.")
-    if status in _PASSING_STATUS or status >= 500:
-        return PassingFault(f"{status} {said}", _retry_after(error.response.headers))
-    if status in (401, 403):
-        return EmbeddingRefused(
-            f"{base_url} refused the key ({status}): {said}",
-            advice="Set OPENAI_API_KEY, rag.embedding.api_key, or this endpoint's line in rag.embedding.endpoint_keys.",
-        )
-    if status == 404:
-        return NotFoundError(
-            f"{base_url} has no model {model} ({status}): {said}",
-            advice="Check rag.embedding.model, and that base_url ends where /embeddings follows (often in /v1).",
-        )
-    return EmbeddingRefused(f"{base_url} refused the texts ({status}): {said}", advice=_advice(said))
+def error_of(fault: LastingFault, *, model: str, base_url: str) -> ReshelveError:
+    match fault.kind:
+        case "quota":
+            return EmbeddingUnavailable(
+                f"{base_url} answered: {fault.said}", advice="Check the plan and billing of the key."
+            )
+        case "key":
+            return EmbeddingRefused(
+                f"{base_url} refused the key ({fault.status}): {fault.said}",
+                advice="Set OPENAI_API_KEY, rag.embedding.api_key, or this endpoint's line in "
+                "rag.embedding.endpoint_keys.",
+            )
+        case "missing":
+            return NotFoundError(
+                f"{base_url} has no model {model} ({fault.status}): {fault.said}",
+                advice="Check rag.embedding.model, and that base_url ends where /embeddings follows (often in /v1).",
+            )
+        case "refused":
+            return EmbeddingRefused(
+                f"{base_url} refused the texts ({fault.status}): {fault.said}", advice=_advice(fault.said)
+            )
 
 
 def _advice(said: str) -> str:
@@ -97,29 +79,3 @@ def _advice(said: str) -> str:
     if "token" in lowered or "length" in lowered or "long" in lowered:
         return "Lower rag.chunking.max_chunk_size: the model takes shorter texts."
     return ""
-
-
-def _sentence(error: APIStatusError) -> str:
-    """The API's own words, without the JSON around them."""
-    answered: object = error.body
-    if isinstance(answered, dict):
-        body = cast("dict[str, Any]", answered)
-        words = body.get("message") or body.get("error") or body.get("detail")
-        if isinstance(words, str):
-            return words[:500]
-    return str(error.message)[:500]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from `retry-after-ms`, or `retry-after` as seconds or as a date (RFC 9110, 10.2.3)."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        stated = headers.get("retry-after")
-        if stated is None:
-            return None
-        if stated.strip().replace(".", "", 1).isdigit():
-            return float(stated)
-        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None

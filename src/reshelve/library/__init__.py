@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from reshelve.library.answers import Answers
 from reshelve.library.documents import Documents
 from reshelve.library.migrations import Migrations
 from reshelve.library.searches import Searches
@@ -62,7 +63,7 @@ class Connecting:
             await self._library.close()
 
 
-class Library(Documents, Watching, Searches, Migrations):
+class Library(Documents, Answers, Watching, Searches, Migrations):
     """An open collection. Safe to use from several tasks at once."""
 
     def __init__(self, backends: Backends, *, worker: bool) -> None:

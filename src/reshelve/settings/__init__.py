@@ -6,6 +6,7 @@ from reshelve.settings.loading import FLAGS, load_settings, parse_settings
 from reshelve.settings.schedule import Step, parse_schedule
 from reshelve.settings.sections import (
     AlertSettings,
+    AnsweringSettings,
     CacheSettings,
     ChunkingSettings,
     CircuitBreakerSettings,
@@ -23,6 +24,7 @@ from reshelve.settings.sections import (
 __all__ = [
     "FLAGS",
     "AlertSettings",
+    "AnsweringSettings",
     "CacheSettings",
     "ChunkingSettings",
     "CircuitBreakerSettings",

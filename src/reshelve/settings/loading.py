@@ -22,13 +22,20 @@ FLAGS = {
     "FF_ENABLE_QUERY_ANALYTICS": ("monitoring", "query_analytics"),
 }
 """Variables that go over the file."""
+_NUMBERS = {
+    "SUMMARY_MAX_TOP_K": ("answering", "summary_max_top_k"),
+    "STYLE_MINIMAL_MAX_WORDS": ("answering", "style_minimal_max_words"),
+    "STYLE_CONCISE_MAX_WORDS": ("answering", "style_concise_max_words"),
+    "STYLE_DETAILED_MAX_WORDS": ("answering", "style_detailed_max_words"),
+    "CSV_CHUNK_TOKENS": ("chunking", "csv_chunk_tokens"),
+    "CSV_CHUNK_MAX_TOKENS": ("chunking", "csv_chunk_max_tokens"),
+    "PDF_CHUNK_TOKENS": ("chunking", "pdf_chunk_tokens"),
+    "PDF_CHUNK_MAX_TOKENS": ("chunking", "pdf_chunk_max_tokens"),
+}
+_SWITCHES = {"ENABLE_LOCAL_ROUTING": ("answering", "local_routing")}
 _TEXTS = (
     ("RESHELVE_DATABASE_URL", "database", "url"),
     ("ALERT_WEBHOOK_SECRET", "alerts", "webhook_secret"),
-)
-_NUMBERS = tuple(
-    (name.upper(), "chunking", name)
-    for name in ("csv_chunk_tokens", "csv_chunk_max_tokens", "pdf_chunk_tokens", "pdf_chunk_max_tokens")
 )
 _WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
@@ -36,8 +43,8 @@ _WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0":
 def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     """Read `path`, else the file that `RESHELVE_CONFIG` names, else `./rag.toml` if it is there, else the defaults.
 
-    `RESHELVE_DATABASE_URL`, `ALERT_WEBHOOK_SECRET`, the `FF_…` flags and the sizes of chunks (`_NUMBERS`) go over the
-    file. `OPENAI_API_KEY` is used where no `api_key` is given.
+    `RESHELVE_DATABASE_URL`, `ALERT_WEBHOOK_SECRET`, the `FF_…` flags, `_NUMBERS` and `_SWITCHES` go over the file.
+    `OPENAI_API_KEY` is used where no `api_key` is given.
     A relative `database.directory` is taken from the file's folder. Raises SettingsError.
     """
     named = path if path is not None else os.environ.get("RESHELVE_CONFIG")
@@ -86,25 +93,21 @@ def _overlaid(values: dict[str, Any], *, source: Path) -> tuple[dict[str, Any], 
     for variable, (table, key) in FLAGS.items():
         if given := os.environ.get(variable, "").strip():
             overlay.append((variable, table, key, _flag(variable, given)))
+    for variable, (table, key) in _NUMBERS.items():
+        if given := os.environ.get(variable, "").strip():
+            overlay.append((variable, table, key, _whole_number(variable, given)))
+    for variable, (table, key) in _SWITCHES.items():
+        if given := os.environ.get(variable, "").strip():
+            overlay.append((variable, table, key, _switch(variable, given)))
     for variable, table, key in _TEXTS:
         if given := os.environ.get(variable):
             overlay.append((variable, table, key, given))
-    for variable, table, key in _NUMBERS:
-        if given := os.environ.get(variable, "").strip():
-            overlay.append((variable, table, key, _whole_number(variable, given)))
     for variable, table, key, value in overlay:
         content: Any = values.get(table, {})
         if isinstance(content, dict):  # what else it may be, the validation refuses
             values = {**values, table: {**cast("dict[str, Any]", content), key: value}}
             sources[f"{table}.{key}"] = variable
     return values, sources
-
-
-def _whole_number(variable: str, given: str) -> int:
-    try:
-        return int(given)
-    except ValueError:
-        raise SettingsError(f"{variable} is {given!r}", advice="Give a whole number.") from None
 
 
 def _flag(variable: str, given: str) -> bool | float:
@@ -116,15 +119,26 @@ def _flag(variable: str, given: str) -> bool | float:
         if not 0 <= percentage <= 100:
             raise SettingsError(f"{variable} is {given!r}", advice="Give a number from 0 to 100.")
         return percentage
+    return _switch(variable, given)
+
+
+def _switch(variable: str, given: str) -> bool:
     if given.lower() not in _WORDS:
         raise SettingsError(f"{variable} is {given!r}", advice="Give true or false.")
     return _WORDS[given.lower()]
+
+
+def _whole_number(variable: str, given: str) -> int:
+    if not given.isascii() or not given.isdigit() or int(given) < 1:
+        raise SettingsError(f"{variable} is {given!r}", advice="Give a whole number, 1 or more.")
+    return int(given)
 
 
 _SECRETS = (
     ("database", "url"),
     ("database", "service_url"),
     ("embedding", "api_key"),
+    ("answering", "api_key"),
     ("alerts", "webhook_secret"),
     ("alerts", "url_secret"),
 )

@@ -247,6 +247,33 @@ class RolloutSettings(_Section):
         return parse_schedule(self.schedule)
 
 
+class AnsweringSettings(_Section):
+    """How questions are answered: which language model is asked, from how many passages, in how many words.
+
+    `provider` "auto" asks the endpoint of `base_url`, else Gemini's where there is a GEMINI_API_KEY, else OpenAI's
+    where there is an `api_key` or an OPENAI_API_KEY; without any of them, or with "none", answers are the best
+    sentences of the passages. `temperature` is sent only if given: not every model takes one. `style` "auto" is chosen
+    from the question's wording. `min_support` is the share of the question's words, by their weight, that one passage
+    must hold for an answer without a language model.
+    """
+
+    provider: Literal["auto", "none"] = "auto"
+    base_url: str | None = None
+    model: str | None = None
+    api_key: SecretStr | None = None
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    max_retries: int = Field(default=2, ge=0, le=50)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_k: int = Field(default=6, ge=1, le=100)
+    style: Literal["auto", "minimal", "concise", "detailed"] = "auto"
+    style_minimal_max_words: int = Field(default=25, ge=1)
+    style_concise_max_words: int = Field(default=60, ge=1)
+    style_detailed_max_words: int = Field(default=180, ge=1)
+    summary_max_top_k: int = Field(default=30, ge=1, le=1000)
+    local_routing: bool = True
+    min_support: float = Field(default=0.4, ge=0, le=1)
+
+
 class CircuitBreakerSettings(_Section):
     """After `failures` in a row the candidate is left alone for `open_seconds`; then `trials` searches must succeed."""
 
@@ -299,6 +326,7 @@ class Settings(_Section):
     cache: CacheSettings = CacheSettings()
     migration: MigrationSettings = MigrationSettings()
     rollout: RolloutSettings = RolloutSettings()
+    answering: AnsweringSettings = AnsweringSettings()
     circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
     server: ServerSettings = ServerSettings()
     monitoring: MonitoringSettings = MonitoringSettings()

@@ -1,0 +1,99 @@
+"""An answer without a language model: the sentences of the passages that share most with the question."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+"""A word; of scripts that are written without spaces, each character."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|(?<=[。！？])|\n+")
+_ENDING = re.compile(r"(?<=\w{3})(ies|es|s|ing|ed)$")
+_QUOTED_MARK = re.compile(r"\s*\[\d{1,4}(?:\s*[,;–-]\s*\d{1,4})*\]")
+_COMMON = frozenset(
+    _TERM.findall(
+        """a about an and any are as at be been but by can could did do does for from had has have how i if in into is
+        it its many me more much my no not of on or our please should so some than that the their them then there these
+        they this to was we were what when where which who whom whose why will with would you your tell give"""
+    )
+)
+_CLOSE = 0.5
+"""Sentences of less than this share of the best one's weight are left out."""
+_RANK_DISCOUNT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """`text` is "" where the passages do not hold an answer. `cited` numbers the passages from 1."""
+
+    text: str
+    cited: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    passage: int
+    text: str
+    weight: float
+
+
+def extract(question: str, passages: Sequence[str], *, max_words: int, min_support: float) -> Extract:
+    """The best sentences, each with the number of its passage, in at most `max_words` words.
+
+    A term of the question weighs more the fewer sentences have it (inverse document frequency). `min_support` is the
+    share of the question's weight, 0 to 1, that one passage must hold for there to be an answer.
+    """
+    asked = _asked(question)
+    split = [sentences(passage) for passage in passages]
+    frequency: Counter[str] = Counter(term for each in split for text in each for term in set(terms(text)))
+    count = sum(len(each) for each in split)
+    weights = {term: math.log(1 + (count + 1) / (1 + frequency[term])) for term in asked}
+    total = sum(weights.values())
+    held = [sum(weights[term] for term in asked & set(terms(passage))) for passage in passages]
+    if not total or max(held, default=0.0) / total < min_support:
+        return Extract("", ())
+    found = [
+        _Sentence(number, text, sum(weights[term] for term in asked & set(terms(text))) / (1 + _RANK_DISCOUNT * number))
+        for number, each in enumerate(split)
+        for text in each
+    ]
+    best = sorted((each for each in found if each.weight > 0), key=lambda each: (-each.weight, len(each.text)))
+    return _joined([each for each in best if each.weight >= _CLOSE * best[0].weight], max_words)
+
+
+def sentences(passage: str) -> list[str]:
+    """Without the marks of Markdown headings and lists, and without reference marks, which would pass for ours."""
+    cut = (part for part in _SENTENCE_END.split(passage) if part)
+    bare = (_QUOTED_MARK.sub("", re.sub(r"^\s*(#+|[-*>]|\d+\.)\s+", "", part)).strip() for part in cut)
+    return [part for part in bare if part]
+
+
+def terms(text: str) -> list[str]:
+    """Words in lower case, without the commonest English endings."""
+    return [_ENDING.sub("", word) for word in _TERM.findall(text.casefold())]
+
+
+def _asked(question: str) -> set[str]:
+    words = [word for word in _TERM.findall(question.casefold()) if word not in _COMMON]
+    return set(terms(" ".join(words) if words else question))
+
+
+def _joined(best: Sequence[_Sentence], max_words: int) -> Extract:
+    chosen: list[_Sentence] = []
+    words = 0
+    for each in best:
+        length = len(each.text.split())
+        if any(each.text == other.text for other in chosen) or (chosen and words + length > max_words):
+            continue
+        chosen.append(each)
+        words += length
+    parts = [f"{_shortened(each.text, max_words)} [{each.passage + 1}]" for each in chosen]
+    return Extract(" ".join(parts), tuple(dict.fromkeys(each.passage + 1 for each in chosen)))
+
+
+def _shortened(text: str, max_words: int) -> str:
+    words = text.split()
+    return text if len(words) <= max_words else " ".join(words[:max_words]) + " …"
