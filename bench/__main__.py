@@ -1,4 +1,7 @@
-"""`python -m bench` measures everything; `python -m bench backfill search` only these."""
+"""`python -m bench` measures everything; `python -m bench backfill search` only these.
+
+`python -m bench chunking --collection PATH` compares chunkers, which needs a collection that is not here.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
-from bench import backfill, http, memory, rollout, search, switch
+from bench import backfill, chunking, http, memory, rollout, search, switch
 from bench.figures import Figure, show
 from bench.shelf import Server, server
 
@@ -67,8 +71,15 @@ def main() -> None:
     everything = ["embedders", *PARTS]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(everything)}; all, if none is named")
+    parser.add_argument("--collection", type=Path, help="texts and questions, for `chunking`")
+    parser.add_argument("--chunk-size", type=int, action="append", help="tokens, for `chunking`; 200. Repeatable")
     parser.add_argument("--peer-python", help="an interpreter that has sentence-transformers, for `embedders`")
     options = parser.parse_args()
+    if "chunking" in options.names:
+        if options.collection is None or len(options.names) > 1:
+            parser.error("`chunking` is measured alone, and needs --collection PATH")
+        chunking.run(options.collection, sizes=options.chunk_size or [200])
+        return
     unknown = set(options.names) - set(everything)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(everything)}")

@@ -56,22 +56,27 @@ class Chunker:
         longer is cut off. A document with a title and no content is one piece, and one with neither none.
         """
         content = document.content
-        size, most = self._chunking.sizes(document.format)
-        title = " ".join(document.title[: most * _CHARACTERS_A_TOKEN].split())
-        start = len(content) - len(content.lstrip())
-        end = len(content.rstrip())
-        if start >= end:
-            whole = self._counter.start(title, tokens=most)
+        cut = self._cutting(document)
+        if not content.strip():
+            whole = self._counter.start(_one_line(document.title, cut.most), tokens=cut.most)
             return [Piece(content=whole, start=0, end=0, token_count=self._counter.count(whole))] if whole else []
-        cut = _Cutting(self._chunking, self._counter, prefix=self._prefix(title, most), size=size, most=most)
         places = Places(document)
         pieces: dict[str, Piece] = {}
-        for begin, stop in cut.slices(content, start, end, format=document.format):
+        for begin, stop in cut.slices(content, format=document.format):
             text = cut.prefix + content[begin:stop]
             if text not in pieces:
                 tokens, place = self._counter.count(text), places.of(begin, stop)
                 pieces[text] = Piece(content=text, start=begin, end=stop, token_count=tokens, place=place)
         return list(pieces.values())
+
+    def slices(self, document: Document) -> Iterator[Slice]:
+        """Where the content is cut, in order: a passage that comes twice is here twice."""
+        return self._cutting(document).slices(document.content, format=document.format)
+
+    def _cutting(self, document: Document) -> _Cutting:
+        size, most = self._chunking.sizes(document.format)
+        prefix = self._prefix(_one_line(document.title, most), most)
+        return _Cutting(self._chunking, self._counter, prefix=prefix, size=size, most=most)
 
     def _prefix(self, title: str, most: int) -> str:
         if not title:
@@ -86,18 +91,21 @@ class _Cutting:
 
     def __init__(self, chunking: Chunking, counter: TokenCounter, *, prefix: str, size: int, most: int) -> None:
         self.prefix = prefix
+        self.most = most
         self._chunking = chunking
         self._counter = counter
         taken = counter.count(prefix)
         self._taken = taken
         self._wanted = max(1, size - taken)
-        self._most = most - taken
-        self._whole = most
+        self._room = most - taken
         self._overlap = min(chunking.overlap, self._wanted - 1)
 
-    def slices(self, content: str, start: int, end: int, *, format: str) -> Iterator[Slice]:
+    def slices(self, content: str, *, format: str) -> Iterator[Slice]:
         """In order; together they hold all but white space."""
-        if end - start <= self._whole * _CHARACTERS_A_TOKEN and self._fits(content[start:end]):
+        start, end = len(content) - len(content.lstrip()), len(content.rstrip())
+        if start >= end:
+            return
+        if end - start <= self.most * _CHARACTERS_A_TOKEN and self._fits(content[start:end]):
             yield start, end
             return
         found = (
@@ -112,17 +120,17 @@ class _Cutting:
         if self._chunking.strategy == "semantic" or format == "csv":
             return self._windows(content, start, end, markdown=format in MARKDOWN)
         if self._chunking.strategy == "sentence":
-            units = sentences(content, start, end, counter=self._counter, most=self._most, measure=self._measure)
+            units = sentences(content, start, end, counter=self._counter, most=self._room, measure=self._measure)
         else:
             units = words(content, start, end, counter=self._counter)
         return pack(units, wanted=self._wanted, overlap=self._overlap)
 
     def _fits(self, text: str) -> bool:
-        return self._measure(text) <= self._most
+        return self._measure(text) <= self._room
 
     def _measure(self, text: str) -> int:
         """The tokens that a text adds to the prefix. A text that cannot fit is not encoded only to learn so."""
-        if len(text) > self._whole * _CHARACTERS_A_TOKEN:
+        if len(text) > self.most * _CHARACTERS_A_TOKEN:
             return len(text)
         return max(self._counter.count(self.prefix + text) - self._taken, len(text) // _CHARACTERS_A_TOKEN)
 
@@ -149,8 +157,8 @@ class _Cutting:
         The last chunk of a window was cut off by its edge, so the next window begins where that chunk does.
         """
         kind = MarkdownSplitter if markdown else TextSplitter
-        splitter = kind.from_callback(self._measure, (min(self._wanted, self._most), self._most), self._overlap)
-        width = max(_WINDOW_CHARACTERS, 4 * self._whole * _CHARACTERS_A_TOKEN)
+        splitter = kind.from_callback(self._measure, (min(self._wanted, self._room), self._room), self._overlap)
+        width = max(_WINDOW_CHARACTERS, 4 * self.most * _CHARACTERS_A_TOKEN)
         while start < end:
             window = content[start : min(start + width, end)]
             if _is_unbroken(window[:_UNBROKEN_WINDOW_CHARACTERS]):
@@ -171,6 +179,10 @@ class _Cutting:
         if cuts[-1] < len(text):
             cuts.append(len(text))
         return [(begin, stop) for begin, stop in pairwise(cuts) if begin < stop]
+
+
+def _one_line(title: str, tokens: int) -> str:
+    return " ".join(title[: tokens * _CHARACTERS_A_TOKEN].split())
 
 
 def _is_unbroken(text: str) -> bool:

@@ -84,18 +84,21 @@ def _rows(reader: Iterator[list[str]], encoding: str) -> Iterator[_Row]:
         if not columns:
             columns = _named([cell.strip() for cell in cells])
             continue
-        columns += [f"column {at}" for at in range(len(columns) + 1, len(cells) + 1)]
+        if len(cells) > len(columns):
+            columns = _named([*columns, *[""] * (len(cells) - len(columns))])
         if row := {column: cell.strip() for column, cell in zip(columns, cells, strict=False) if cell.strip()}:
             yield number, row
 
 
 def _named(header: Sequence[str]) -> list[str]:
     """Every column has a name, and no two the same."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for at, name in enumerate(header, 1):
         name = name or f"column {at}"
-        names.append(name if name not in names else f"{name} ({at})")
-    return names
+        while name in names:
+            name = f"{name} ({at})"
+        names[name] = None
+    return list(names)
 
 
 def _taken(source: Source, rows: Sequence[_Row]) -> Document | DocumentRefused:
