@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.routing import Route
 
 from reshelve.api import (
     alerts,
@@ -28,6 +29,7 @@ from reshelve.api import (
 from reshelve.api.problems import Problem
 from reshelve.api.requests import RequestFrame
 from reshelve.api.service import Service
+from reshelve.mcp.http import McpEndpoint
 from reshelve.settings import Settings, load_settings
 
 _ROOMS = (
@@ -64,9 +66,11 @@ def create_app(settings: Settings, *, worker: bool = True, declared: Callable[[]
 
     service = Service(settings, worker=worker, declared=declared)
 
+    tools = McpEndpoint(service.of, host=settings.server.host, max_body_bytes=settings.server.max_body_kb * 1024)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        async with service:
+        async with service, tools.open():
             yield
 
     app = FastAPI(
@@ -82,6 +86,8 @@ def create_app(settings: Settings, *, worker: bool = True, declared: Callable[[]
     problems.register(app)
     for room in _ROOMS:
         app.include_router(room.router)
+    for path in ("/mcp", "/mcp/"):
+        app.router.routes.append(Route(path, endpoint=tools, include_in_schema=False))
     app.openapi = lambda: _described(app)
     return app
 

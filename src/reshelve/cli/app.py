@@ -13,6 +13,7 @@ from reshelve.cli import (
     demo,
     documents,
     evaluation,
+    mcp,
     migration,
     search,
     serve,
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (server, serve, documents, search, answers, migration, status, steering, evaluation, watching, demo):
+for room in (server, serve, documents, search, answers, migration, status, steering, evaluation, watching, mcp, demo):
     room.register(app)
 
 

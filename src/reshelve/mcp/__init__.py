@@ -1,0 +1,1 @@
+"""The Model Context Protocol: searches and answers as tools for other people's assistants."""
