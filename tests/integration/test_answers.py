@@ -106,10 +106,12 @@ async def test_passages_are_data(http: httpx.AsyncClient, endpoint: ChatEndpoint
         fences.add(fence)
         blocks = re.findall(rf"PASSAGE (\d) {fence}\n(.*?)\nEND {fence}\n", user["content"], re.DOTALL)
         assert [(number, text) for number, text in blocks] == [
-            (str(number), f"{passage['title']}\n\n{passage['content']}")
-            for number, passage in enumerate(said["passages"], 1)
+            (str(number), passage["content"]) for number, passage in enumerate(said["passages"], 1)
         ]
         assert any(INJECTED in text for _, text in blocks)
+        assert all(
+            text.startswith(passage["title"]) for (_, text), passage in zip(blocks, said["passages"], strict=True)
+        )
         outside = re.sub(rf"PASSAGE \d {fence}\n.*?\nEND {fence}\n", "", user["content"], flags=re.DOTALL)
         assert outside.split() == ["Question:", *WHERE.split()]
         assert INJECTED not in system["content"]

@@ -91,14 +91,15 @@ def test_an_abstention_is_not_shown() -> None:
     assert NO_ANSWER == "NO_ANSWER"
 
 
-DOOR = "The door\nThe key hangs behind the blue pot [12]. The door is green."
-CAT = "The cat\nThe cat is fed at seven, and once more if nobody told her."
+DOOR = ("The door", "The key hangs behind the blue pot [12]. The door is green.")
+CAT = ("The cat", "The cat is fed at seven, and once more if nobody told her.")
 
 
 def test_an_extract_is_the_best_sentences_with_their_passages() -> None:
     found = extract("Where is the key?", [CAT, DOOR], max_words=25, min_support=0.4)
     assert found.text == "The key hangs behind the blue pot. [2]"
     assert found.cited == (2,)
+    assert extract("What of the door?", [DOOR], max_words=9, min_support=0.4).text == "The door is green. [1]"
     both = extract("When is the cat fed, and where is the key?", [CAT, DOOR], max_words=60, min_support=0.4)
     assert both.cited == (1, 2)
 
@@ -109,8 +110,14 @@ def test_an_extract_abstains_where_no_passage_holds_the_question() -> None:
     assert extract("Where is the key?", [], max_words=25, min_support=0.4).text == ""
 
 
-@given(st.text(max_size=60), st.lists(st.text(max_size=200), max_size=4), st.integers(1, 40))
-def test_an_extract_is_short_and_cites_what_is_there(question: str, passages: list[str], max_words: int) -> None:
+@given(
+    st.text(max_size=60),
+    st.lists(st.tuples(st.text(max_size=20), st.text(max_size=200)), max_size=4),
+    st.integers(1, 40),
+)
+def test_an_extract_is_short_and_cites_what_is_there(
+    question: str, passages: list[tuple[str, str]], max_words: int
+) -> None:
     found = extract(question, passages, max_words=max_words, min_support=0.0)
     assert all(1 <= number <= len(passages) for number in found.cited)
     marks = len(found.cited)
@@ -120,7 +127,6 @@ def test_an_extract_is_short_and_cites_what_is_there(question: str, passages: li
 def test_sentences_are_found_in_any_script() -> None:
     assert sentences("# One\n- Two. Three! «Four»") == ["One", "Two.", "Three!", "«Four»"]
     assert sentences("钥匙挂在蓝色花盆后面。门是绿色的。") == ["钥匙挂在蓝色花盆后面。", "门是绿色的。"]
-    found = extract(
-        "钥匙在哪里？", ["猫七点喂食。", "钥匙挂在蓝色花盆后面。门是绿色的。"], max_words=25, min_support=0.2
-    )
+    passages = [("", "猫七点喂食。"), ("", "钥匙挂在蓝色花盆后面。门是绿色的。")]
+    found = extract("钥匙在哪里？", passages, max_words=25, min_support=0.2)
     assert found.cited == (2,)

@@ -166,14 +166,20 @@ async def _pieces(backends: Backends, draft: _Draft) -> AsyncGenerator[str]:
     if not passages:
         return
     if backends.llm is None:
-        texts = [f"{passage.title}\n{passage.content}" for passage in passages]
+        parts = [_heading_and_text(passage) for passage in passages]
         support = backends.settings.answering.min_support
-        yield extract(wanted.question, texts, max_words=wanted.max_words, min_support=support).text
+        yield extract(wanted.question, parts, max_words=wanted.max_words, min_support=support).text
         return
     messages = prompt(wanted.question, passages, style=wanted.style, max_words=wanted.max_words, summary=wanted.summary)
     async with aclosing(backends.llm.answer(messages)) as pieces:
         async for piece in pieces:
             yield piece
+
+
+def _heading_and_text(passage: Result) -> tuple[str, str]:
+    """A chunk is its document's title and a slice of its text. One without a slice is the title alone."""
+    length = passage.end - passage.start
+    return (passage.title, passage.content[-length:] if length else passage.content)
 
 
 def _citation(number: int, passage: Result) -> Citation:

@@ -23,14 +23,11 @@ _MANNER: dict[Style, str] = {"minimal": ": the fact alone", "concise": "", "deta
 
 
 def prompt(question: str, passages: Sequence[Result], *, style: Style, max_words: int, summary: bool) -> list[Message]:
-    """The messages. Passages are numbered from 1; the fence is 128 random bits, new for every prompt."""
+    """The messages. Passages bring their titles, and are numbered from 1; the fence is 128 random bits, always new."""
     fence = secrets.token_hex(16)
     manner = ", as a summary of what the passages say about it" if summary else _MANNER[style]
     rules = _RULES.format(fence=fence, no_answer=NO_ANSWER, words=max_words, manner=manner)
-    fenced = [
-        f"PASSAGE {number} {fence}\n{passage.title}\n\n{passage.content}\nEND {fence}"
-        for number, passage in enumerate(passages, 1)
-    ]
+    fenced = [f"PASSAGE {number} {fence}\n{passage.content}\nEND {fence}" for number, passage in enumerate(passages, 1)]
     return [
         {"role": "system", "content": rules},
         {"role": "user", "content": "\n\n".join([*fenced, f"Question: {question}"])},

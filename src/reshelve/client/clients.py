@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -92,6 +93,8 @@ class Client(_Verbs):
     ) -> None:
         self._retries = retries
         self._http = httpx.Client(base_url=url, timeout=timeout_seconds, headers=dict(headers or {}))
+        # Whoever keeps a client inside an object of somebody else's has no moment to close it.
+        weakref.finalize(self, self._http.close)
 
     def send(self, call: Call[_T]) -> _T:
         """Carry one call out."""

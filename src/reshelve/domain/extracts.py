@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 _TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
@@ -17,11 +17,13 @@ _COMMON = frozenset(
     _TERM.findall(
         """a about an and any are as at be been but by can could did do does for from had has have how i if in into is
         it its many me more much my no not of on or our please should so some than that the their them then there these
-        they this to was we were what when where which who whom whose why will with would you your tell give"""
+        they this to was we were what when where which who whom whose why will with would you your tell give
+        summarize summarise summary overview explain describe discuss elaborate briefly detail details"""
     )
 )
-_CLOSE = 0.5
-"""Sentences of less than this share of the best one's weight are left out."""
+"""Words that say how to answer, and not of what."""
+_CLOSE, _NEW = 0.5, 0.25
+"""Sentences of less than this share of the best one's weight are left out; counting only terms that none had yet."""
 _RANK_DISCOUNT = 0.05
 
 
@@ -37,31 +39,54 @@ class Extract:
 class _Sentence:
     passage: int
     text: str
-    weight: float
+    asked: frozenset[str]
+    """The terms of the question that it has."""
+    discount: float
+    """Of a lower rank."""
+
+    def weight(self, weights: Mapping[str, float], *, without: Set[str] = frozenset()) -> float:
+        return self.discount * sum(weights[term] for term in self.asked - without)
 
 
-def extract(question: str, passages: Sequence[str], *, max_words: int, min_support: float) -> Extract:
+def extract(question: str, passages: Sequence[tuple[str, str]], *, max_words: int, min_support: float) -> Extract:
     """The best sentences, each with the number of its passage, in at most `max_words` words.
 
-    A term of the question weighs more the fewer sentences have it (inverse document frequency). `min_support` is the
-    share of the question's weight, 0 to 1, that one passage must hold for there to be an answer.
+    A passage is its heading, which is looked at but not quoted, and its text. A term of the question weighs more the
+    fewer sentences have it (inverse document frequency). `min_support` is the share of the question's weight, 0 to 1,
+    that one passage must hold for there to be an answer.
     """
     asked = _asked(question)
-    split = [sentences(passage) for passage in passages]
+    split = [sentences(text) for _, text in passages]
     frequency: Counter[str] = Counter(term for each in split for text in each for term in set(terms(text)))
     count = sum(len(each) for each in split)
     weights = {term: math.log(1 + (count + 1) / (1 + frequency[term])) for term in asked}
     total = sum(weights.values())
-    held = [sum(weights[term] for term in asked & set(terms(passage))) for passage in passages]
+    held = [sum(weights[term] for term in asked & set(terms(f"{heading}\n{text}"))) for heading, text in passages]
     if not total or max(held, default=0.0) / total < min_support:
         return Extract("", ())
     found = [
-        _Sentence(number, text, sum(weights[term] for term in asked & set(terms(text))) / (1 + _RANK_DISCOUNT * number))
+        _Sentence(number, text, frozenset(asked & set(terms(text))), 1 / (1 + _RANK_DISCOUNT * number))
         for number, each in enumerate(split)
         for text in each
     ]
-    best = sorted((each for each in found if each.weight > 0), key=lambda each: (-each.weight, len(each.text)))
-    return _joined([each for each in best if each.weight >= _CLOSE * best[0].weight], max_words)
+    return _joined(_best(found, weights), max_words)
+
+
+def _best(found: Sequence[_Sentence], weights: Mapping[str, float]) -> list[_Sentence]:
+    """First those that each bring most of what the ones before do not say, then the others, both best first."""
+    ordered = sorted(found, key=lambda each: (-each.weight(weights), len(each.text)))
+    if not ordered or not ordered[0].asked:
+        return []
+    most = ordered[0].weight(weights)
+    first: list[_Sentence] = []
+    said: set[str] = set()
+    while True:
+        next_one = max(ordered, key=lambda each: each.weight(weights, without=said))
+        if next_one.weight(weights, without=said) < _NEW * most:
+            break
+        first.append(next_one)
+        said |= next_one.asked
+    return first + [each for each in ordered if each not in first and each.weight(weights) >= _CLOSE * most]
 
 
 def sentences(passage: str) -> list[str]:
