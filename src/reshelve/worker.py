@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from reshelve.library import Library
 
 _LOOK_SECONDS = 20.0
+_EXPIRY_SECONDS = 60.0
+"""Until then nobody is shown them."""
 _log = structlog.get_logger(__name__)
 
 
@@ -30,19 +32,24 @@ async def at_work(settings: Settings, *, worker: bool = True) -> AsyncGenerator[
 
     Any number of processes may: they share the work by leases, which are given back at the end.
     """
+    from reshelve.answering.messages import expire
     from reshelve.migrations.conductor import Conductor
     from reshelve.operations.alerts import Courier
+    from reshelve.operations.repeating import Repeating
 
     async with connect(settings, worker=worker) as library:
         tasks = [asyncio.create_task(_build_graphs(library))] if worker else []
+        expiry = Repeating("deleting old chat messages", lambda: expire(library.backends), seconds=_EXPIRY_SECONDS)
         courier = Courier(library.backends.database, settings.alerts)
         conductor = Conductor(library.backends)
         if worker:
             courier.start()
             conductor.start()
+            expiry.start()
         try:
             yield library
         finally:
+            await expiry.stop()
             await conductor.stop()
             await courier.stop()
             await cancel_and_wait(*tasks)

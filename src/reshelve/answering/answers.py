@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from reshelve.answering.prompts import prompt
 from reshelve.answering.results import Answered, AnsweredBy, Citation, Delta, Event, Passages, Question
 from reshelve.backends import Backends
-from reshelve.database.routes import get_route
+from reshelve.database.routes import find_route, get_route
 from reshelve.domain.citations import CheckedAnswer
 from reshelve.domain.extracts import extract
 from reshelve.domain.figures import bin_of
@@ -41,7 +41,7 @@ async def answer_events(backends: Backends, question: Question) -> AsyncGenerato
     """
     settings = backends.settings.answering
     check_query(question.search.query, question.search.options)
-    draft = _Draft(_wanted(question, settings))
+    draft = _Draft(_wanted(question, settings), question)
     reply = local_answer(question.search.query) if settings.local_routing else None
     if reply is not None:
         yield Passages(passages=[], search_id=None)
@@ -49,7 +49,7 @@ async def answer_events(backends: Backends, question: Question) -> AsyncGenerato
         yield draft.finished(reply, by="local")
         return
     options = replace(question.search.options, top_k=draft.wanted.top_k, diversify=draft.wanted.summary)
-    draft.take(await search(backends, replace(question.search, options=options)))
+    draft.take(await _search(backends, replace(question, search=replace(question.search, options=options))))
     place = await _place(backends, question, draft)
     yield Passages(passages=draft.passages, search_id=draft.found and draft.found.search_id)
     checked = CheckedAnswer(passages=len(draft.passages))
@@ -65,7 +65,7 @@ async def answer_events(backends: Backends, question: Question) -> AsyncGenerato
         yield Delta(text=shown)
     if checked.abstained or not checked.text:
         yield Delta(text=ABSTENTION)
-    asked = backends.llm if draft.passages else None
+    asked = backends.llm if draft.tellable else None
     done = draft.checked(checked, llm=asked.model if asked is not None else None)
     _count(backends, place, done)
     yield done
@@ -106,14 +106,20 @@ class _Draft:
     """An answer that is being made."""
 
     wanted: _Wanted
+    question: Question
     found: SearchResponse | None = None
     passages: list[Result] = field(default_factory=list[Result])
     started: float = field(default_factory=time.perf_counter)
     search_ms: float = 0.0
 
-    def take(self, found: SearchResponse) -> None:
+    @property
+    def tellable(self) -> bool:
+        """Whether there is anything to ask a model about: without passages only in a chat."""
+        return bool(self.passages) or self.question.chat
+
+    def take(self, found: SearchResponse | None) -> None:
         self.found = found
-        self.passages = found.results
+        self.passages = found.results if found is not None else []
         self.search_ms = (time.perf_counter() - self.started) * 1000
 
     def checked(self, checked: CheckedAnswer, *, llm: str | None) -> Answered:
@@ -161,16 +167,34 @@ class _Draft:
         )
 
 
+async def _search(backends: Backends, question: Question) -> SearchResponse | None:
+    """None in a chat where there are no documents to search."""
+    if question.chat:
+        async with backends.database.service() as connection:
+            if await find_route(connection, question.search.collection) is None:
+                return None
+    return await search(backends, question.search)
+
+
 async def _pieces(backends: Backends, draft: _Draft) -> AsyncGenerator[str]:
     wanted, passages = draft.wanted, draft.passages
-    if not passages:
+    if not draft.tellable:
         return
     if backends.llm is None:
         parts = [_heading_and_text(passage) for passage in passages]
         support = backends.settings.answering.min_support
         yield extract(wanted.question, parts, max_words=wanted.max_words, min_support=support).text
         return
-    messages = prompt(wanted.question, passages, style=wanted.style, max_words=wanted.max_words, summary=wanted.summary)
+    messages = prompt(
+        wanted.question,
+        passages,
+        style=wanted.style,
+        max_words=wanted.max_words,
+        summary=wanted.summary,
+        chat=draft.question.chat,
+        history=draft.question.history,
+        memory=draft.question.memory,
+    )
     async with aclosing(backends.llm.answer(messages)) as pieces:
         async for piece in pieces:
             yield piece

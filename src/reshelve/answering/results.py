@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from reshelve.domain.chats import Message
 from reshelve.domain.routes import Arm
 from reshelve.domain.styles import Style
 from reshelve.retrieval.asking import Result
@@ -15,11 +16,18 @@ AnsweredBy = Literal["llm", "extractive", "local"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """`search` finds the passages; `style` and `summary` None: by the wording of the question."""
+    """`search` finds the passages; `style` and `summary` None: by the wording of the question.
+
+    In a chat, `history` is what was said last, and `memory` what the user said earlier of the same; both oldest first.
+    A chat goes on where there is no collection of documents.
+    """
 
     search: SearchRequest
     style: Style | None = None
     summary: bool | None = None
+    chat: bool = False
+    history: tuple[Message, ...] = ()
+    memory: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

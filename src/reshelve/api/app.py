@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from reshelve.api import (
     alerts,
+    chats,
     collections,
     documents,
     embeddings,
@@ -45,6 +46,7 @@ _ROOMS = (
     monitoring,
     alerts,
     feedback,
+    chats,
     page,
 )
 _METHODS = ("get", "put", "post", "delete", "patch")

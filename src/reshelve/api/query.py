@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ _EVENT_SCHEMA: dict[str, Any] = {
     },
     "required": ["event", "data"],
 }
-_STREAMED: dict[int | str, dict[str, Any]] = {
+STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream` the events `passages`, `delta` and `done`, or `error`.",
         "content": {_EVENT_STREAM: {"schema": _EVENT_SCHEMA}},
@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-@router.post("/query", response_model=Answered, responses=_STREAMED)
+@router.post("/query", response_model=Answered, responses=STREAMED)
 async def query(request: Request, body: QueryBody) -> Response:
     """An answer from the passages that are found, with citations that were checked; or that they do not hold one."""
     library = service_of(request).of(body.collection)
@@ -63,21 +63,37 @@ async def query(request: Request, body: QueryBody) -> Response:
         style=body.style,
         summary=body.summary,
     )
+
+    async def check(passages: Passages) -> None:
+        if not passages.passages and passages.search_id is not None and body.tenant:
+            await refuse_unknown_tenant(library, body.tenant)
+
+    try:
+        return await answered(request, events, stream=body.stream, check=check)
+    except NoIndexForModel as error:
+        raise FieldRefused(error, field="model") from error
+
+
+async def answered(
+    request: Request,
+    events: AsyncGenerator[Event],
+    *,
+    stream: bool,
+    check: Callable[[Passages], Awaitable[None]] | None = None,
+) -> Response:
+    """The events as a stream, or the last of them. `check` may refuse what was found, before anything is sent."""
     try:
         # The search comes first: what it refuses is an answer with a status of its own, streamed or not.
         passages = await unless_gone(request, anext(events))
         assert isinstance(passages, Passages)
-        if not passages.passages and passages.search_id is not None and body.tenant:
-            await refuse_unknown_tenant(library, body.tenant)
-        if body.stream:
+        if check is not None:
+            await check(passages)
+        if stream:
             return EventStream(_written(request, passages, events))
         return answer(await unless_gone(request, _last(events)))
     except ClientGone:
         await events.aclose()
         return Response(status_code=_CLIENT_GONE)
-    except NoIndexForModel as error:
-        await events.aclose()
-        raise FieldRefused(error, field="model") from error
     except BaseException:
         await events.aclose()
         raise

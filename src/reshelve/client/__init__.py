@@ -5,6 +5,7 @@ from __future__ import annotations
 from reshelve.client.clients import AsyncClient, Client
 from reshelve.client.results import (
     Answered,
+    ChatSession,
     Citation,
     Cleaned,
     EmbeddingsOfModel,
@@ -12,6 +13,7 @@ from reshelve.client.results import (
     Found,
     FoundChunk,
     IndexStatus,
+    Message,
     MigrationReport,
     Model,
     Page,
@@ -24,6 +26,7 @@ from reshelve.client.results import (
 __all__ = [
     "Answered",
     "AsyncClient",
+    "ChatSession",
     "Citation",
     "Cleaned",
     "Client",
@@ -32,6 +35,7 @@ __all__ = [
     "Found",
     "FoundChunk",
     "IndexStatus",
+    "Message",
     "MigrationReport",
     "Model",
     "Page",

@@ -104,6 +104,25 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Of a chat. `role` is "user" or "assistant"; the time is ISO 8601, in UTC."""
+
+    id: str
+    session: str
+    role: str
+    content: str
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatSession:
+    session: str
+    messages: int
+    began_at: str
+    last_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     line: int | None
     id: str | None

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from reshelve.library.answers import Answers
-from reshelve.library.documents import Documents
+from reshelve.library.chats import Chats
 from reshelve.library.migrations import Migrations
 from reshelve.library.searches import Searches
 from reshelve.library.watching import Watching
@@ -63,7 +63,7 @@ class Connecting:
             await self._library.close()
 
 
-class Library(Documents, Answers, Watching, Searches, Migrations):
+class Library(Chats, Answers, Watching, Searches, Migrations):
     """An open collection. Safe to use from several tasks at once."""
 
     def __init__(self, backends: Backends, *, worker: bool) -> None:
@@ -82,6 +82,10 @@ class Library(Documents, Answers, Watching, Searches, Migrations):
         view = Library(replace(self.backends, settings=chosen), worker=False)
         view._feeder, view._chunkers = self._feeder, self._chunkers
         return view
+
+    @property
+    def _messages(self) -> Library:
+        return self.of(self.settings.chat.collection)
 
     async def close(self) -> None:
         from reshelve.opening import close_backends

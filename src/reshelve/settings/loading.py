@@ -23,6 +23,7 @@ FLAGS = {
 }
 """Variables that go over the file."""
 _NUMBERS = {
+    "RAG_CONTEXT_LIMIT": ("chat", "context_limit"),
     "SUMMARY_MAX_TOP_K": ("answering", "summary_max_top_k"),
     "STYLE_MINIMAL_MAX_WORDS": ("answering", "style_minimal_max_words"),
     "STYLE_CONCISE_MAX_WORDS": ("answering", "style_concise_max_words"),

@@ -274,6 +274,19 @@ class AnsweringSettings(_Section):
     min_support: float = Field(default=0.4, ge=0, le=1)
 
 
+class ChatSettings(_Section):
+    """Chats with a memory. Messages are documents of `collection`, which is migrated as any other.
+
+    `context_limit` earlier messages of the same user, those nearest to a new one, are shown to the language model, each
+    with its neighbours, beside the last `history_messages` of the session. What is older than `ttl_hours` is deleted.
+    """
+
+    collection: str = Field(default="chat", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    context_limit: int = Field(default=5, ge=0, le=100)
+    history_messages: int = Field(default=10, ge=0, le=1000)
+    ttl_hours: float | None = Field(default=None, gt=0)
+
+
 class CircuitBreakerSettings(_Section):
     """After `failures` in a row the candidate is left alone for `open_seconds`; then `trials` searches must succeed."""
 
@@ -327,6 +340,7 @@ class Settings(_Section):
     migration: MigrationSettings = MigrationSettings()
     rollout: RolloutSettings = RolloutSettings()
     answering: AnsweringSettings = AnsweringSettings()
+    chat: ChatSettings = ChatSettings()
     circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
     server: ServerSettings = ServerSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
