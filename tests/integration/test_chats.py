@@ -116,11 +116,12 @@ async def test_a_chat_remembers_what_the_user_said(http: httpx.AsyncClient, endp
 
 
 async def test_sessions_are_listed_read_and_deleted(http: httpx.AsyncClient, endpoint: ChatEndpoint) -> None:
-    for session in ("s1", "s10", "s2"):
-        await say(http, session, f"This is {session}.")
+    # All at once, the first of all messages: each would make the collection.
+    await asyncio.gather(*(say(http, session, f"This is {session}.") for session in ("s1", "s10", "s2")))
     await say(http, "s1", "And more.")
     found = (await http.get(SESSIONS, params={"user": "ada"})).json()["sessions"]
-    assert [(each["session"], each["messages"]) for each in found] == [("s1", 4), ("s2", 2), ("s10", 2)]
+    assert found[0]["session"] == "s1"
+    assert {each["session"]: each["messages"] for each in found} == {"s1": 4, "s2": 2, "s10": 2}
     assert (await messages_of(http, "s1"))[::2] == ["user: This is s1.", "user: And more."]
     assert await messages_of(http, "s1", limit=1) == ["assistant: Noted."]
     assert (await http.get(SESSIONS, params={"user": "bob"})).json() == {"sessions": []}
@@ -163,6 +164,13 @@ async def test_a_chat_rests_on_documents_too(http: httpx.AsyncClient, endpoint: 
     request.cancel()
     await until(lambda: endpoint.given_up == 1)
     assert (await messages_of(http, "s1"))[-2:] == ["user: One?", "user: Two?"]
+    # Said again it gets its reply, and is there once; under one key it is said once.
+    endpoint.says = ["Yes."]
+    body = {"content": "Two?", "user": "ada"}
+    for _ in range(2):
+        replied = await http.post(f"{SESSIONS}/s1/messages", json=body, headers={"Idempotency-Key": "k"})
+        assert replied.json()["answer"] == "Yes."
+    assert (await messages_of(http, "s1"))[-3:] == ["user: One?", "user: Two?", "assistant: Yes."]
 
 
 async def test_old_messages_are_not_shown_and_then_deleted(
@@ -186,10 +194,11 @@ async def test_old_messages_are_not_shown_and_then_deleted(
 
 
 def test_the_client_chats(chatting: Callable[[str], Settings]) -> None:
-    with in_a_thread(create_app(chatting())) as url, reshelve.Client(url) as client:
+    with in_a_thread(create_app(chatting('collection = "talks"'))) as url, reshelve.Client(url) as client:
         assert client.chat("s1", "Let us talk of plants.", user="ada").answer == "Noted."
         assert [each.role for each in client.chat_messages("s1", user="ada")] == ["user", "assistant"]
         assert [(each.session, each.messages) for each in client.chat_sessions(user="ada")] == [("s1", 2)]
+        assert client.collections() == ["talks"]
         assert client.delete_chat("s1", user="ada") == 2
         with pytest.raises(NotFoundError):
             client.delete_chat("s1", user="ada")

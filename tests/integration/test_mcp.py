@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -13,7 +14,10 @@ from mcp import Client, StdioServerParameters
 
 import reshelve
 from reshelve.settings import Settings
+from tests.support.chat_endpoint import ChatEndpoint
+from tests.support.embedding_endpoint import Hang
 from tests.support.served import served
+from tests.support.waiting import until
 
 HASHING = '[rag.embedding]\nmodel = "hashing-256"\n'
 DOOR = {"id": "door", "title": "The door", "text": "The key hangs behind the blue pot. " + "It is green. " * 100}
@@ -79,6 +83,18 @@ async def test_the_tools_over_http(settings_of: Callable[[str], Settings]) -> No
         for header in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
             answer = await http.post("/mcp", headers=header, json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
             assert answer.status_code in (403, 421)
+
+
+async def test_who_cancels_a_call_ends_the_request_to_the_model(settings_of: Callable[[str], Settings]) -> None:
+    with ChatEndpoint("It hangs ", Hang()) as endpoint:
+        llm = f'[rag.answering]\nbase_url = "{endpoint.base_url}"\nmodel = "m1"\n'
+        async with served(settings_of(HASHING + llm), worker=True) as http:
+            await http.post("/api/v1/documents", params={"wait": True}, json=DOOR)
+            async with Client(f"{http.base_url}/mcp") as client:
+                call = asyncio.create_task(client.call_tool("ask", {"question": "Where is the key?"}))
+                await until(lambda: len(endpoint.requests) == 1)
+                call.cancel()
+                await until(lambda: endpoint.given_up == 1)
 
 
 async def test_the_tools_over_standard_input_and_output(

@@ -69,7 +69,7 @@ async def recall(
 ) -> list[Message]:
     """The user's own messages that are nearest to the query, each with its neighbours, in the order of their ids.
 
-    `rag.chat.context_limit` messages are looked for. Those in `without` are left out.
+    `rag.chat.context_limit` messages are looked for. Those in `without` are left out, and so is the query itself.
     """
     settings = backends.settings.chat
     if not settings.context_limit or await _collection_id(backends) is None:
@@ -100,7 +100,7 @@ async def recall(
         user=user,
         nearest=nearest[: settings.context_limit],
     )
-    return [message for message in around if message.id not in known]
+    return [message for message in around if message.id not in known and message.content != query]
 
 
 async def delete_session(backends: Backends, session: str, *, tenant: str, user: str) -> tuple[int, int | None]:

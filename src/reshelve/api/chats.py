@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from reshelve.answering.results import Answered
 from reshelve.api import bodies
-from reshelve.api.answers import answer
+from reshelve.api.answers import IdempotencyKey, answer, once
 from reshelve.api.problems import NO_NUL
-from reshelve.api.query import STREAMED, answered
+from reshelve.api.query import CLIENT_GONE, STREAMED, ClientGone, answered, last_of, unless_gone
 from reshelve.api.service import service_of
 from reshelve.domain.chats import ChatSession, Message
 from reshelve.domain.styles import Style
@@ -54,11 +54,25 @@ class Messages(BaseModel):
 
 
 @router.post("/{session}/messages", response_model=Answered, responses=STREAMED)
-async def say(request: Request, session: Session, body: ChatBody) -> Response:
-    """Say something, and get a reply from the documents and from what was said before. Both are kept."""
+async def say(request: Request, session: Session, body: ChatBody, idempotency_key: IdempotencyKey = None) -> Response:
+    """Say something, and get a reply from the documents and from what was said before. Both are kept.
+
+    A stream takes no idempotency key.
+    """
     library = service_of(request).of(body.collection)
     events = library.chat_events(session, body.content, user=body.user, tenant=body.tenant, style=body.style)
-    return await answered(request, events, stream=body.stream)
+    if body.stream or idempotency_key is None:
+        return await answered(request, events, stream=body.stream)
+
+    async def act() -> Answered:
+        return await unless_gone(request, last_of(events))
+
+    try:
+        return await once(request, idempotency_key, act)
+    except ClientGone:
+        return Response(status_code=CLIENT_GONE)
+    finally:
+        await events.aclose()
 
 
 @router.get("", response_model=ChatSessions)

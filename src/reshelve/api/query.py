@@ -23,7 +23,7 @@ from reshelve.errors import NoIndexForModel, ReshelveError
 from reshelve.tasks import cancel_and_wait
 
 router = APIRouter(prefix="/api/v1", tags=["answers"])
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 """nginx's code, for the log: nobody receives it."""
 _EVENT_STREAM = "text/event-stream"
 _NAMES: dict[type[Any], str] = {Passages: "passages", Delta: "delta", Answered: "done"}
@@ -90,10 +90,10 @@ async def answered(
             await check(passages)
         if stream:
             return EventStream(_written(request, passages, events))
-        return answer(await unless_gone(request, _last(events)))
+        return answer(await unless_gone(request, last_of(events)))
     except ClientGone:
         await events.aclose()
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     except BaseException:
         await events.aclose()
         raise
@@ -123,7 +123,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _last(events: AsyncGenerator[Event]) -> Answered:
+async def last_of(events: AsyncGenerator[Event]) -> Answered:
+    """The whole answer."""
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Answered):

@@ -35,7 +35,8 @@ def ask(
     context: typer.Context,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to answer.")],
     top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", help="From how many passages. Default: rag.answering.top_k.")
+        int | None,
+        typer.Option("--top-k", "-k", min=1, max=100, help="From how many passages."),
     ] = None,
     style: Annotated[
         Style | None, typer.Option("--style", help="How long an answer. Default: by the question's wording.")
@@ -72,13 +73,19 @@ def ask(
                 user=user,
                 model=model,
             )
-            async with aclosing(events):
-                async for event in events:
-                    if isinstance(event, Answered):
-                        done = event
-                    elif isinstance(event, Delta) and not as_json:
-                        sys.stdout.write(printable(event.text))
-                        sys.stdout.flush()
+            begun = False
+            try:
+                async with aclosing(events):
+                    async for event in events:
+                        if isinstance(event, Answered):
+                            done = event
+                        elif isinstance(event, Delta) and not as_json:
+                            begun = True
+                            sys.stdout.write(printable(event.text))
+                            sys.stdout.flush()
+            finally:
+                if begun:
+                    sys.stdout.write("\n")
         assert done is not None
         return Answer(document=done.as_dict(), lines=list(_lines(done)))
 
@@ -88,7 +95,8 @@ def ask(
 def _lines(done: Answered) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    yield "\n" if done.citations else ""
+    if done.citations:
+        yield ""
     for each in done.citations:
         name = one_line(each.title or each.document_id)
         place = f"  {one_line(each.document_id)} [{each.start}:{each.end}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,16 @@ _Body = Mapping[str, Any]
 
 
 def chat(
-    session: str, content: str, *, user: str, tenant: str = "", style: str | None = None, collection: str | None = None
+    session: str,
+    content: str,
+    *,
+    user: str,
+    tenant: str = "",
+    style: str | None = None,
+    collection: str | None = None,
+    key: str | None = None,
 ) -> Call[Answered]:
-    """Say something in a session of yours to name; the reply. Both are kept, and remembered for this user.
-
-    A try without an answer may be kept too: one that is sent again is said twice.
-    """
+    """Say something in a session of yours to name; the reply. Both are kept, and remembered for this user."""
     given = {"style": style, "collection": collection}
     body = {"content": content, "user": user, "tenant": tenant}
     body |= {name: value for name, value in given.items() if value is not None}
@@ -28,7 +33,7 @@ def chat(
         read=answered,
         params={},
         body=body,
-        headers={},
+        headers={"Idempotency-Key": key or str(uuid.uuid4())},
         timeout_seconds=ANSWER_SECONDS,
     )
 

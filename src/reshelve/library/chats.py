@@ -46,7 +46,10 @@ class Chats(Documents):
     async def chat_events(
         self, session: str, content: str, *, user: str, tenant: str = "", style: Style | None = None
     ) -> AsyncGenerator[Event]:
-        """The same as it comes, as for `ask_events`. Closed early, the message stays and has no reply."""
+        """The same as it comes, as for `ask_events`. Closed early, the message stays and has no reply.
+
+        Said again, a message that has no reply gets one, and is kept once.
+        """
         from reshelve.answering.answers import answer_events
         from reshelve.answering.messages import list_messages, recall
         from reshelve.answering.results import Answered, Question
@@ -58,15 +61,19 @@ class Chats(Documents):
             said = f"the collection {self.settings.collection!r} holds chats, and is not what they are about"
             raise InputError(said, advice="Name the collection of your documents.")
         check_query(content, Options())
-        history: list[Message] = []
-        memory: list[Message] = []
         last = self.settings.chat.history_messages
+        history = await list_messages(self.backends, session, tenant=tenant, user=user, limit=last + 1)
+        said_already = bool(history) and (history[-1].role, history[-1].content) == ("user", content)
+        if said_already:
+            del history[-1]
+        history = history[len(history) - min(last, len(history)) :]
+        memory: list[Message] = []
         if self.backends.llm is None:
             self._say_once()
         else:
-            history = await list_messages(self.backends, session, tenant=tenant, user=user, limit=last)
             memory = await recall(self.backends, content, tenant=tenant, user=user, without=history)
-        await self._keep(session, "user", content, tenant=tenant, user=user)
+        if not said_already:
+            await self._keep(session, "user", content, tenant=tenant, user=user)
         question = Question(
             search=SearchRequest(
                 query=content,

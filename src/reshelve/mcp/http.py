@@ -41,7 +41,7 @@ class McpEndpoint:
         self._app = server.streamable_http_app(
             streamable_http_path="/",
             stateless_http=True,
-            json_response=True,
+            json_response=False,  # as a stream, so that a client that hangs up is noticed, and its call cancelled
             max_request_body_size=self._max_body_bytes,
             host=self._host,
         )
