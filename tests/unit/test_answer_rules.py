@@ -125,7 +125,13 @@ def test_an_extract_is_short_and_cites_what_is_there(
 
 
 def test_sentences_are_found_in_any_script() -> None:
-    assert sentences("# One\n- Two. Three! «Four»") == ["One", "Two.", "Three!", "«Four»"]
+    assert sentences("# One\n- Two. Three! «Four»") == ["Two.", "Three!", "«Four»"]
+    wrapped = "It is kept open for as long as the soak lasts, which is 48 hours,\nand then no more.\n- Another\nLine"
+    assert sentences(wrapped) == [
+        "It is kept open for as long as the soak lasts, which is 48 hours, and then no more.",
+        "Another",
+        "Line",
+    ]
     assert sentences("钥匙挂在蓝色花盆后面。门是绿色的。") == ["钥匙挂在蓝色花盆后面。", "门是绿色的。"]
     passages = [("", "猫七点喂食。"), ("", "钥匙挂在蓝色花盆后面。门是绿色的。")]
     found = extract("钥匙在哪里？", passages, max_words=25, min_support=0.2)

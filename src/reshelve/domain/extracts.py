@@ -11,6 +11,11 @@ from dataclasses import dataclass
 _TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 """A word; of scripts that are written without spaces, each character."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|(?<=[。！？])|\n+")
+_HEADING = re.compile(r"\s*#+\s")
+_LIST_MARK = re.compile(r"^\s*([-*>]|\d+\.)\s+")
+_BEGINS_ANEW = re.compile(r"\s*(#|[-*>|]\s|\||\d+\.\s)")
+_WRAPPED = 60
+"""Characters of a line that was broken because it was full."""
 _ENDING = re.compile(r"(?<=\w{3})(ies|es|s|ing|ed)$")
 _QUOTED_MARK = re.compile(r"\s*\[\d{1,4}(?:\s*[,;–-]\s*\d{1,4})*\]")
 _COMMON = frozenset(
@@ -90,10 +95,23 @@ def _best(found: Sequence[_Sentence], weights: Mapping[str, float]) -> list[_Sen
 
 
 def sentences(passage: str) -> list[str]:
-    """Without the marks of Markdown headings and lists, and without reference marks, which would pass for ours."""
-    cut = (part for part in _SENTENCE_END.split(passage) if part)
-    bare = (_QUOTED_MARK.sub("", re.sub(r"^\s*(#+|[-*>]|\d+\.)\s+", "", part)).strip() for part in cut)
+    """Without headings, the marks of lists, and reference marks, which would pass for ours. Headings say nothing."""
+    cut = _SENTENCE_END.split(_unwrapped(passage))
+    bare = (_QUOTED_MARK.sub("", _LIST_MARK.sub("", part)).strip() for part in cut if not _HEADING.match(part))
     return [part for part in bare if part]
+
+
+def _unwrapped(passage: str) -> str:
+    """A long line that does not end a sentence goes on in the next one, unless that begins something new."""
+    lines: list[str] = []
+    full = False
+    for line in passage.split("\n"):
+        if full and line.strip() and not _BEGINS_ANEW.match(line):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+        full = len(line) >= _WRAPPED and not _HEADING.match(line)
+    return "\n".join(lines)
 
 
 def terms(text: str) -> list[str]:
