@@ -13,7 +13,7 @@ import reshelve
 from reshelve.database.catalog import get_index
 from reshelve.domain.migration import State
 from reshelve.errors import InputError, NoIndexForModel, NotFoundError
-from reshelve.retrieval.search import SearchResponse
+from reshelve.retrieval.requests import SearchResponse
 from reshelve.settings import Settings
 from reshelve.stores.memory import MemoryStore
 from tests.support.oracle import assert_indexes_equal_source

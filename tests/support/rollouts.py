@@ -13,7 +13,7 @@ from reshelve.domain.migration import State
 from reshelve.errors import DatabaseUnavailable
 from reshelve.migrations.conductor import Conductor
 from reshelve.migrations.status import MigrationStatus
-from reshelve.retrieval.search import SearchResponse
+from reshelve.retrieval.requests import SearchResponse
 
 USERS = [f"user-{number}" for number in range(40)]
 _USABLE: dict[str, str] = {

@@ -19,7 +19,8 @@ from reshelve.domain.styles import Style, WordLimits, asks_for_summary, style_of
 from reshelve.errors import AnswerError
 from reshelve.operations.recording import Place
 from reshelve.retrieval.asking import Result
-from reshelve.retrieval.search import SearchResponse, check_query, search
+from reshelve.retrieval.requests import SearchResponse, check_query
+from reshelve.retrieval.search import search
 from reshelve.settings import AnsweringSettings
 
 ABSTENTION = "The passages that were found do not hold an answer to this."

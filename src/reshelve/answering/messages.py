@@ -17,7 +17,8 @@ from reshelve.database.routes import find_route
 from reshelve.domain.chats import ChatSession, Message, owner_of
 from reshelve.domain.indexes import Scope
 from reshelve.retrieval.asking import Options
-from reshelve.retrieval.search import SearchRequest, search
+from reshelve.retrieval.requests import SearchRequest
+from reshelve.retrieval.search import search
 
 _EXPIRED_AT_ONCE = 500
 _MESSAGE: LiteralString = (

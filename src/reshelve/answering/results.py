@@ -9,7 +9,7 @@ from reshelve.domain.chats import Message
 from reshelve.domain.routes import Arm
 from reshelve.domain.styles import Style
 from reshelve.retrieval.asking import Result
-from reshelve.retrieval.search import SearchRequest
+from reshelve.retrieval.requests import SearchRequest
 
 AnsweredBy = Literal["llm", "extractive", "local"]
 

@@ -26,7 +26,7 @@ from reshelve.errors import DocumentRefused, InputError
 from reshelve.migrations.status import IndexStatus
 from reshelve.retrieval.asking import MAX_DEPTH
 from reshelve.retrieval.models import SearchableModel
-from reshelve.retrieval.search import MAX_QUERY_CHARACTERS
+from reshelve.retrieval.requests import MAX_QUERY_CHARACTERS
 
 MAX_DOCUMENTS = 1000
 MAX_NUMBER = 2**31 - 1

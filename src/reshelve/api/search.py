@@ -12,7 +12,7 @@ from reshelve.api.bodies import SearchBody
 from reshelve.api.problems import FieldRefused
 from reshelve.api.service import service_of
 from reshelve.errors import NoIndexForModel, NotFoundError
-from reshelve.retrieval.search import SearchResponse
+from reshelve.retrieval.requests import SearchResponse
 
 if TYPE_CHECKING:
     from reshelve.library import Library

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from reshelve.domain.documents import Place
-    from reshelve.retrieval.search import Result, SearchResponse
+    from reshelve.retrieval.asking import Result
+    from reshelve.retrieval.requests import SearchResponse
 
 _SNIPPET_CHARACTERS = 240
 _SHOWN_HEADINGS = 3

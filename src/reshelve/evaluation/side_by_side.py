@@ -14,7 +14,7 @@ from reshelve.domain.indexes import Index, Scope
 from reshelve.domain.overlap import overlap_at_k, rank_biased_overlap
 from reshelve.errors import InputError
 from reshelve.retrieval.asking import Answer, Options, ask
-from reshelve.retrieval.search import check_query
+from reshelve.retrieval.requests import check_query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

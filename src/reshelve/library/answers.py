@@ -72,7 +72,7 @@ class Answers(Part):
         from reshelve.answering.results import Question
         from reshelve.domain.filters import parse_filter
         from reshelve.retrieval.asking import Options
-        from reshelve.retrieval.search import SearchRequest
+        from reshelve.retrieval.requests import SearchRequest
 
         search = SearchRequest(
             query=question,

@@ -54,7 +54,7 @@ class Chats(Documents):
         from reshelve.answering.messages import list_messages, recall
         from reshelve.answering.results import Answered, Question
         from reshelve.retrieval.asking import Options
-        from reshelve.retrieval.search import SearchRequest, check_query
+        from reshelve.retrieval.requests import SearchRequest, check_query
 
         _check_names(session=session, user=user)
         if self.settings.collection == self.settings.chat.collection:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reshelve.indexing.refreshing import DocumentEmbeddings
     from reshelve.retrieval.asking import Mode
     from reshelve.retrieval.models import Aggregation, SearchableModel
-    from reshelve.retrieval.search import SearchResponse
+    from reshelve.retrieval.requests import SearchResponse
 
 
 class Searches(Part):
@@ -56,7 +56,8 @@ class Searches(Part):
         """
         from reshelve.domain.filters import parse_filter
         from reshelve.retrieval.asking import Options
-        from reshelve.retrieval.search import SearchRequest, search
+        from reshelve.retrieval.requests import SearchRequest
+        from reshelve.retrieval.search import search
 
         if models and (index is not None or interleave):
             raise InputError("a search asks models, one index, or both sides of a rollout: only one of them")
