@@ -103,8 +103,10 @@ def _language() -> tuple[list[str], list[list[str]]]:
     return vocabulary, [draw.sample(vocabulary, _WORDS_A_TOPIC) for _ in range(_TOPICS)]
 
 
-async def put_in(library: Library, count: int, *, fed: bool, characters: int = 1000) -> None:
-    """Documents and chunks by COPY, ten chunks a document.
+async def put_in(
+    library: Library, count: int, *, fed: bool, characters: int = 1000, source: Iterator[str] | None = None
+) -> None:
+    """Documents and chunks by COPY, ten chunks a document; the texts are those of `source`, or made up.
 
     With `fed` the outbox keeps what its triggers wrote, and the serving index gets it; without, it is emptied, as if
     the serving index had everything already.
@@ -114,7 +116,7 @@ async def put_in(library: Library, count: int, *, fed: bool, characters: int = 1
         row = await (await connection.execute("SELECT id, collection_id FROM chunkings")).fetchone()
         assert row is not None
         chunking_id, collection_id = row
-    source = texts(count, characters=characters)
+    source = source or texts(count, characters=characters)
     for start in range(0, count, 1000):
         await _put_in(library, [next(source) for _ in range(min(1000, count - start))], collection_id, chunking_id)
     async with library.backends.database.owner() as connection:

@@ -123,12 +123,15 @@ async def test_folding_beside_writers_loses_nothing(library: Library) -> None:
 async def german(settings_of: SettingsOf) -> AsyncGenerator[Library]:
     """A collection that is served without words, and a file that asks for German ones."""
     async with reshelve.connect(settings_of(f'{HASHING}[rag.search]\nlanguage = "none"')) as library:
-        await library.ingest([*documents(120), reshelve.Document(external_id="haus", content="Die Häuser sind alt.")])
+        # One word that is in every range, and so in rows enough to fold.
+        texts = [replace(each, content=f"neu {each.content}") for each in documents(200)]
+        await library.ingest([*texts, reshelve.Document(external_id="haus", content="Die Häuser sind alt.")])
         found = await library.search("Häuser")
         assert found.mode == "dense"
         with pytest.raises(InputError, match="cannot be searched by words"):
             await library.search("Häuser", mode="lexical")
-    async with reshelve.connect(settings_of(f'{HASHING}[rag.search]\nlanguage = "german"')) as library:
+    ranges = "[rag.migration]\nrange_rows = 10\n"
+    async with reshelve.connect(settings_of(f'{HASHING}{ranges}[rag.search]\nlanguage = "german"')) as library:
         yield library
 
 
@@ -163,6 +166,7 @@ async def test_wrong_words_are_seen_by_the_verification_and_mended(german: Libra
     await german.apply(cutover=True)
     index = await serving(german)
     postings, passages, _ = lexical.table_names(index)
+    assert await _most_rows_of_a_size(german, index) < 16
     async with german.backends.database.owner() as connection:
         await connection.execute(harm.format(postings=postings, passages=passages).encode())
     verification = await german.verify()

@@ -137,10 +137,14 @@ class Database:
     async def dedicated(self) -> Connection:
         """A connection outside the pools, for what lasts longer than a request: locks, index builds."""
         try:
-            return await psycopg.AsyncConnection.connect(self.owner_address, autocommit=True, options=self._options)
+            connection = await psycopg.AsyncConnection.connect(
+                self.owner_address, autocommit=True, options=self._options
+            )
         except psycopg.OperationalError as error:
             self._away = True
             raise DatabaseUnavailable(f"the database does not answer: {error}") from error
+        register_arrays(connection)
+        return connection
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[Connection]:

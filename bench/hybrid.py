@@ -1,0 +1,115 @@
+"""Searches by meaning, by words and both ways, over texts whose words are as frequent as those of a language."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+from bench.figures import Figure
+from bench.shelf import Server, opened, put_in, settings_for
+from reshelve.database.routes import get_route
+from reshelve.domain.indexes import Index
+from reshelve.library import Library
+from reshelve.retrieval.asking import Mode
+from reshelve.stores import lexical
+
+ROWS = 86_000
+SEARCHES = 200
+_WORDS_A_TEXT = 150
+_WORDS_A_QUERY = 10
+_VOCABULARY = 60_000
+_MODES: tuple[Mode, ...] = ("dense", "lexical", "hybrid")
+
+
+async def run(server: Server) -> AsyncGenerator[list[Figure]]:
+    yield await measure(server, rows=ROWS)
+
+
+async def measure(server: Server, *, rows: int) -> list[Figure]:
+    database = server.database("hybrid")
+    dense = '[rag.search]\nlanguage = "none"\n[rag.embedding]\nmodel = "hashing-384"\n'
+    async with opened(settings_for(database, dense)) as library:
+        await put_in(library, rows, fed=False, source=texts(seed=1))
+    both = '[rag.search]\nlanguage = "english"\n[rag.embedding]\nmodel = "hashing-384"\n'
+    async with opened(settings_for(database, both)) as library:
+        began = time.perf_counter()
+        await library.apply(cutover=True)
+        seconds = time.perf_counter() - began
+        index = await _serving(library)
+        times = {mode: await _times(library, mode) for mode in _MODES}
+        octets = await _octets(library, index)
+    name = f"search, {rows:,} passages of {_WORDS_A_TEXT} words"
+    p50 = {mode: statistics.median(times[mode]) for mode in _MODES}
+    return [
+        Figure(name=f"{name}: by meaning, p50", value=p50["dense"], unit="ms"),
+        Figure(
+            name="  by words, p50",
+            value=p50["lexical"],
+            unit="ms",
+            beside="by meaning",
+            raw=p50["dense"],
+            target="<= 10 ms",
+            met=p50["lexical"] <= 10,
+        ),
+        Figure(
+            name="  both ways, p50",
+            value=p50["hybrid"],
+            unit="ms",
+            beside="by meaning",
+            raw=p50["dense"],
+            target="<= 20 ms",
+            met=p50["hybrid"] <= 20,
+        ),
+        Figure(name="  both ways, p95", value=statistics.quantiles(times["hybrid"], n=20)[18], unit="ms"),
+        Figure(name="  embedded, written, built and verified", value=rows / seconds, unit="rows/s"),
+        Figure(name="  bytes of words a passage", value=octets / rows, unit="B"),
+    ]
+
+
+async def _serving(library: Library) -> Index:
+    async with library.backends.database.service() as connection:
+        return (await get_route(connection, library.settings.collection)).serving
+
+
+async def _times(library: Library, mode: Mode) -> list[float]:
+    """Milliseconds of whole searches, embedding included, one after the other; the first twenty left out."""
+    found: list[float] = []
+    for query in queries(SEARCHES + 20):
+        began = time.perf_counter()
+        await library.search(query, mode=mode)
+        found.append((time.perf_counter() - began) * 1000)
+    return found[20:]
+
+
+async def _octets(library: Library, index: Index) -> int:
+    async with library.backends.database.owner() as connection:
+        cursor = await connection.execute(
+            "SELECT sum(pg_total_relation_size(to_regclass('reshelve.' || name)))::bigint FROM unnest(%s::text[]) name",
+            (lexical.table_names(index),),
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+def texts(*, seed: int) -> Iterator[str]:
+    """Words drawn by Zipf's law with Mandelbrot's correction: the commonest ones are in a fifth of the texts."""
+    draw = random.Random(seed)
+    vocabulary, weights = _language()
+    while True:
+        yield " ".join(draw.choices(vocabulary, cum_weights=weights, k=_WORDS_A_TEXT))
+
+
+def queries(count: int) -> Iterator[str]:
+    draw = random.Random("queries")
+    vocabulary, weights = _language()
+    return (" ".join(draw.choices(vocabulary, cum_weights=weights, k=_WORDS_A_QUERY)) for _ in range(count))
+
+
+def _language() -> tuple[Sequence[str], Sequence[float]]:
+    draw = random.Random(7)
+    vocabulary = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(4, 11))) for _ in range(_VOCABULARY)]
+    return vocabulary, list(itertools.accumulate((rank + 60) ** -1.0 for rank in range(_VOCABULARY)))
