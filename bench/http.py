@@ -28,7 +28,7 @@ LOAD_SEARCHES = 3000
 ROUNDS = 3
 EMBEDDING = '[rag.embedding]\nmodel = "hashing-384"\n'
 _WARM_UP = 100
-_OPTIONS = "-c search_path=reshelve,public -c hnsw.ef_search=100 -c hnsw.iterative_scan=strict_order"
+_OPTIONS = "-c search_path=reshelve,public -c hnsw.ef_search=200 -c hnsw.iterative_scan=strict_order"
 
 
 async def run(server: Server) -> AsyncGenerator[list[Figure]]:

@@ -38,7 +38,7 @@ async def search(server: Server) -> list[Figure]:
         whole, own, store, raw = await _times(library, database[1])
         recall = await _recall(library)
     p50, plain = statistics.median(whole), statistics.median(raw)
-    name = f"search, {ROWS:,} x 384, HNSW, ef 100"
+    name = f"search, {ROWS:,} x 384, HNSW, ef 200"
     return [
         Figure(name=f"{name}: p50", value=p50, unit="ms", beside="plain SQL", raw=plain),
         Figure(name="  of it the store and the results", value=statistics.median(store), unit="ms"),
@@ -58,7 +58,7 @@ async def _times(library: Library, service: str) -> tuple[list[float], list[floa
     own: list[float] = []
     store: list[float] = []
     raw: list[float] = []
-    options = "-c search_path=reshelve,public -c hnsw.ef_search=100 -c hnsw.iterative_scan=strict_order"
+    options = "-c search_path=reshelve,public -c hnsw.ef_search=200 -c hnsw.iterative_scan=strict_order"
     async with await psycopg.AsyncConnection.connect(service, autocommit=True, options=options) as connection:
         for number, query in enumerate(queries(SEARCHES + 20, seed=1)):
             vector = (await embedder.embed_queries([query])).vectors[0]

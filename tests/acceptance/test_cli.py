@@ -329,7 +329,7 @@ def test_ctrl_c_in_the_middle_of_apply_loses_nothing(filled: Shop) -> None:
 
 def test_apply_detached_is_watched_and_paused_from_elsewhere(filled: Shop) -> None:
     filled.settle("hashing-96", "[rag.migration]\nrange_rows = 20")
-    started = filled.json("apply", "--detach", "--max-rate", "50")
+    started = filled.json("apply", "--detach", "--max-rate", "30")
     deadline = time.monotonic() + 90
     while (migration := filled.json("status")["migration"]) is None or not migration["rows_done"]:
         assert time.monotonic() < deadline, Path(started["log"]).read_text()

@@ -93,7 +93,7 @@ def test_requests_in_flight_are_finished(
             assert search(url) == 200
             with blocked():
                 asked = [pool.submit(search, url) for _ in range(5)]
-                wait_until(lambda: waiting_searches(database_urls[0]) == 5)
+                wait_until(lambda: waiting_searches(database_urls[0]) >= 5)
                 process.terminate()
                 wait_until(lambda: answers(url) == 503)
                 wait_until(lambda: answers(url) is None)
@@ -179,7 +179,7 @@ def test_the_second_ctrl_c_ends_it_at_once(
             httpx.post(url + DOCUMENTS, params={"wait": True}, json=DOOR, timeout=60).raise_for_status()
             with blocked():
                 asked = pool.submit(search, url)
-                wait_until(lambda: waiting_searches(database_urls[0]) == 1)
+                wait_until(lambda: waiting_searches(database_urls[0]) >= 1)
                 process.send_signal(signal.SIGINT)
                 wait_until(lambda: answers(url) is None)
                 assert process.poll() is None

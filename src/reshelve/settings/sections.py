@@ -35,7 +35,7 @@ class HnswSettings(_Section):
     min_rows: int = Field(default=10_000, ge=1)
     m: int = Field(default=16, ge=2, le=100)
     ef_construction: int = Field(default=64, ge=4, le=1000)
-    ef_search: int = Field(default=100, ge=1, le=1000)
+    ef_search: int = Field(default=200, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _graph_is_buildable(self) -> HnswSettings:

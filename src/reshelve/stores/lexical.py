@@ -217,6 +217,8 @@ async def wrong(connection: Connection, index: Index, *, sample: int, most: int)
     passages = np.array(
         await cursor.fetchall(), np.dtype([("chunk", np.int64), ("length", np.int16), ("checksum", np.int64)])
     )
+    if not len(passages):
+        return []
     sums = np.zeros(len(passages), np.int64)
     differ = np.zeros(len(passages), bool)
     async with connection.cursor("postings", binary=True) as cursor:
