@@ -10,6 +10,7 @@ from reshelve.embedders.pace import Pace
 from reshelve.embedders.query_batches import QueryBatches
 from reshelve.embedders.query_cache import QueryCache
 from reshelve.embedders.registry import OpenEmbedders
+from reshelve.embedders.rerankers import Rerankers
 from reshelve.embedders.under_way import Flights, Purse
 from reshelve.llms.chat import ChatModel
 from reshelve.operations.breakers import Breakers
@@ -32,6 +33,7 @@ class Backends:
     embedders: OpenEmbedders
     queries: QueryBatches
     query_cache: QueryCache
+    rerankers: Rerankers
     search_cache: SearchCache
     pins: IndexPins
     settings: Settings

@@ -18,6 +18,7 @@ from reshelve.embedders.pace import Pace
 from reshelve.embedders.query_batches import QueryBatches
 from reshelve.embedders.query_cache import QueryCache
 from reshelve.embedders.registry import OpenEmbedders
+from reshelve.embedders.rerankers import Rerankers
 from reshelve.errors import DatabaseUnavailable
 from reshelve.indexing.restoring import restore_volatile
 from reshelve.llms.opening import open_llm
@@ -59,6 +60,7 @@ async def open_backends(settings: Settings) -> Backends:
         embedders=OpenEmbedders(load, settings.embedding),
         queries=QueryBatches(settings.server.query_window_ms / 1000, pace=pace),
         query_cache=QueryCache(settings.embedding),
+        rerankers=Rerankers(settings.search),
         search_cache=SearchCache(settings.cache),
         pace=pace,
         pins=IndexPins(database),
@@ -80,6 +82,7 @@ async def close_backends(backends: Backends) -> None:
     await backends.recorder.stop()
     if backends.llm is not None:
         await backends.llm.aclose()
+    await backends.rerankers.close()
     await backends.embedders.close()
     await backends.pins.close()
     await backends.database.close()

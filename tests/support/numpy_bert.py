@@ -31,7 +31,17 @@ class NumpyBert:
     def embed(self, texts: list[str]) -> np.ndarray:
         return np.stack([self._vector(self.tokenizer.encode(text).ids) for text in texts])
 
+    def tokens(self, text: str) -> np.ndarray:
+        """One vector of unit length a token, without the first and the last one, which are special."""
+        states = self._states(self.tokenizer.encode(text).ids)[1:-1]
+        return states / np.linalg.norm(states, axis=1, keepdims=True)
+
     def _vector(self, ids: list[int]) -> np.ndarray:
+        x = self._states(ids)
+        pooled = x[0] if self.pooling == "cls" else x.mean(axis=0)
+        return pooled / np.linalg.norm(pooled)
+
+    def _states(self, ids: list[int]) -> np.ndarray:
         table = self.tensors
         positions = np.arange(len(ids)) + self.first_position
         x = table["embeddings.word_embeddings.weight"][ids]
@@ -39,8 +49,7 @@ class NumpyBert:
         x = self._norm(x + table["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
         for number in range(self.config["num_hidden_layers"]):
             x = self._layer(x, f"encoder.layer.{number}.")
-        pooled = x[0] if self.pooling == "cls" else x.mean(axis=0)
-        return pooled / np.linalg.norm(pooled)
+        return x
 
     def _layer(self, x: np.ndarray, name: str) -> np.ndarray:
         heads = self.config["num_attention_heads"]

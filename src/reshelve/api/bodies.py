@@ -233,6 +233,7 @@ class SearchBody(Body):
                 {"query": "where is the key?", "interleave": True},
                 {"query": "where is the key?", "mode": "lexical", "offset": 10, "highlight": True, "explain": True},
                 {"query": "where is the key?", "min_score": 0.2, "diversify": True},
+                {"query": "where is the key?", "rerank": "late_interaction", "explain": True},
                 {"query": "where is the key?", "models": ["hashing-64"], "aggregation": "intersection"},
             ]
         }
@@ -254,6 +255,9 @@ class SearchBody(Body):
     aggregation: Literal["union", "intersection"] = "union"
     mode: Literal["dense", "lexical", "hybrid"] | None = Field(
         default=None, description="By meaning, by words, or both; else what rag.search.mode says."
+    )
+    rerank: Literal["none", "late_interaction", "cross_encoder"] | None = Field(
+        default=None, description="How the best are put in a better order; else what rag.search.rerank says."
     )
     offset: int = Field(default=0, ge=0, lt=MAX_DEPTH, description="Where the page begins.")
     cursor: str | None = Field(default=None, max_length=200, description="The `next` of the page before.")

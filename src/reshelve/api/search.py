@@ -37,6 +37,7 @@ async def search(request: Request, body: SearchBody) -> Response:
             models=body.models or ([body.model] if body.model is not None else ()),
             aggregation=body.aggregation,
             mode=body.mode,
+            rerank=body.rerank,
             offset=body.offset,
             cursor=body.cursor,
             min_score=body.min_score,

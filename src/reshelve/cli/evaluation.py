@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reshelve.cli.options import IndexOption, JsonOption, Mode, ModeOption, TenantOption
+from reshelve.cli.options import IndexOption, JsonOption, Mode, ModeOption, Rerank, RerankOption, TenantOption
 from reshelve.cli.session import Answer, Session, perform
 from reshelve.cli.words import counted, duration
 from reshelve.display.numbers import difference, percent, probability, score
@@ -42,6 +42,7 @@ def evaluate(
     ] = None,
     tenant: TenantOption = "",
     mode: ModeOption = None,
+    rerank: RerankOption = None,
     ann: Annotated[bool, typer.Option("--ann", help="Also measure the graph's recall against exact search.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,10 +53,10 @@ def evaluate(
     async def work(session: Session) -> Answer:
         judged = _judged(directory, queries, qrels)
         async with session.library() as library:
-            after = await _run(session, library, judged, index=index, tenant=tenant, mode=mode)
+            after = await _run(session, library, judged, index=index, tenant=tenant, mode=mode, rerank=rerank)
             before = None
             if against is not None:
-                before = await _run(session, library, judged, index=against, tenant=tenant, mode=mode)
+                before = await _run(session, library, judged, index=against, tenant=tenant, mode=mode, rerank=rerank)
             wanted = [index, *([against] if against is not None else [])]
             recalls = {_name(one): await library.ann_recall(index=one) for one in wanted} if ann else None
         return _answer(after, before, recalls)
@@ -78,7 +79,14 @@ def _name(index: int | None) -> str:
 
 
 async def _run(
-    session: Session, library: Library, judged: Judged, *, index: int | None, tenant: str, mode: Mode | None
+    session: Session,
+    library: Library,
+    judged: Judged,
+    *,
+    index: int | None,
+    tenant: str,
+    mode: Mode | None,
+    rerank: Rerank | None,
 ) -> Evaluation:
     with session.progress() as progress:
 
@@ -86,7 +94,12 @@ async def _run(
             progress.show(_name(index), done=done, total=total, unit="queries")
 
         return await library.evaluate(
-            judged, index=index, tenant=tenant, mode=None if mode is None else mode.value, on_progress=tell
+            judged,
+            index=index,
+            tenant=tenant,
+            mode=None if mode is None else mode.value,
+            rerank=None if rerank is None else rerank.value,
+            on_progress=tell,
         )
 
 

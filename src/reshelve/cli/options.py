@@ -14,6 +14,12 @@ class Mode(StrEnum):
     HYBRID = "hybrid"
 
 
+class Rerank(StrEnum):
+    NONE = "none"
+    LATE_INTERACTION = "late_interaction"
+    CROSS_ENCODER = "cross_encoder"
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose documents. Default: nobody's.")]
 OnlyTenantOption = Annotated[
@@ -38,4 +44,8 @@ WhereOption = Annotated[
 FilterOption = Annotated[
     str | None,
     typer.Option("--filter", metavar="JSON", help="""Only documents that pass, like '{"year": {"$gte": 2020}}'."""),
+]
+RerankOption = Annotated[
+    Rerank | None,
+    typer.Option("--rerank", help="Put the best in a better order. Default: what rag.search.rerank says."),
 ]

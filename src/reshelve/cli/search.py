@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from reshelve.cli.options import FilterOption, IndexOption, JsonOption, ModeOption, TenantOption, WhereOption
+from reshelve.cli.options import (
+    FilterOption,
+    IndexOption,
+    JsonOption,
+    ModeOption,
+    RerankOption,
+    TenantOption,
+    WhereOption,
+)
 from reshelve.cli.session import Answer, Session, perform
 from reshelve.cli.words import counted, one_line
 
@@ -54,6 +62,7 @@ def search(
     ] = Aggregation.UNION,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, past the HNSW graph.")] = False,
     mode: ModeOption = None,
+    rerank: RerankOption = None,
     offset: Annotated[int, typer.Option("--offset", help="Leave out so many of the best.")] = 0,
     cursor: Annotated[
         str | None, typer.Option("--cursor", metavar="TEXT", help="The page after the one that ended with this.")
@@ -80,6 +89,7 @@ def search(
                 aggregation=aggregation.value,
                 exact=exact,
                 mode=None if mode is None else mode.value,
+                rerank=None if rerank is None else rerank.value,
                 offset=offset,
                 cursor=cursor,
                 min_score=min_score,

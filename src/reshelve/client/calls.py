@@ -91,6 +91,7 @@ def search(
     models: Sequence[str] | None = None,
     aggregation: str | None = None,
     mode: str | None = None,
+    rerank: str | None = None,
     offset: int | None = None,
     cursor: str | None = None,
     min_score: float | None = None,
@@ -101,7 +102,8 @@ def search(
     """The best chunks, best first. `user` and `session` keep who asks on one side of a rollout.
 
     `filters` says which documents may be found, by their metadata, like {"year": {"$gte": 2020}}. `mode` is dense,
-    lexical or hybrid. The next page is asked for by `cursor=found.next`.
+    lexical or hybrid; `rerank` is none, late_interaction or cross_encoder. The next page is asked for by
+    `cursor=found.next`.
     """
     body = _given(
         query=query,
@@ -117,6 +119,7 @@ def search(
         models=list(models) if models is not None else None,
         aggregation=aggregation,
         mode=mode,
+        rerank=rerank,
         offset=offset,
         cursor=cursor,
         min_score=min_score,

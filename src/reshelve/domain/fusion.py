@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -75,6 +75,31 @@ def fuse(
 def _normalised(score: float, head: Sequence[tuple[Key, float]]) -> float:
     best, worst = head[0][1], head[-1][1]
     return (score - worst) / (best - worst) if best > worst else 1.0
+
+
+def rerank(ranked: Sequence[Fused[Key]], scores: Mapping[Key, float], *, leg: str, weight: float) -> list[Fused[Key]]:
+    """Those of `ranked` that have one of the `scores`, in their new order; the others follow, as they were.
+
+    A score is normalised to between the worst and the best that these keys had in `ranked`, and has `weight` in the new
+    one. So none leaves that range: what followed them still does, and a least score means what it meant before.
+    """
+    head = [one for one in ranked if one.key in scores]
+    if not head:
+        return list(ranked)
+    best, worst = head[0].score, head[-1].score
+    by_score = sorted(((one.key, scores[one.key]) for one in head), key=lambda one: -one[1])
+    moved: dict[Key, Fused[Key]] = {}
+    for rank, (key, score) in enumerate(by_score, 1):
+        share = weight * (worst + (best - worst) * _normalised(score, by_score))
+        moved[key] = Fused(key, share, {leg: Standing(rank, score, share)})
+    for one in head:
+        for name, standing in one.legs.items():
+            moved[one.key].legs[name] = replace(standing, share=standing.share * (1 - weight))
+        moved[one.key].score += one.score * (1 - weight)
+    return [
+        *sorted((moved[one.key] for one in head), key=lambda one: -one.score),
+        *(one for one in ranked if one.key not in scores),
+    ]
 
 
 def best_of_each_first(ranked: Sequence[Item], group_of: Callable[[Item], Hashable]) -> list[Item]:

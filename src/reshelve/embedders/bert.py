@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from reshelve.domain.late_interaction import unit_rows
 from reshelve.domain.models import Embedded, EmbeddingModel, Vectors, check_vectors
 from reshelve.embedders.batches import LITTLE_CHARACTERS, all_or_first_error, batches_by_length, prefixed
 from reshelve.embedders.bert_files import BertDirectory, read_bert_directory
@@ -59,6 +62,22 @@ class BertEmbedder:
         turns = asyncio.Semaphore(max(1, len(texts)))
         return await self._embed(prefixed(texts, self.model.query_prefix), turns=turns)
 
+    async def token_vectors(self, texts: Sequence[str], *, of_query: bool = False) -> list[Vectors]:
+        self._refuse_if_closed()
+        ready = prefixed(texts, self.model.query_prefix if of_query else self.model.document_prefix)
+        encoded, special = await asyncio.to_thread(self._tokens, ready)
+        found: list[Vectors] = [np.empty((0, self.model.dimension), np.float32)] * len(ready)
+
+        async def fill_one(batch: list[int]) -> None:
+            async with nullcontext() if of_query else self._document_turns:
+                hidden = await self._on_a_thread([encoded[place] for place in batch], tokens=True)
+            for place, states in zip(batch, hidden, strict=True):
+                found[place] = unit_rows(states[: len(encoded[place])][~special[place]])
+
+        batches = batches_by_length([len(ids) for ids in encoded], padded_tokens=_BATCH_TOKENS)
+        await all_or_first_error(fill_one(batch) for batch in batches)
+        return found
+
     async def aclose(self) -> None:
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -66,8 +85,7 @@ class BertEmbedder:
             self._idle.get()
 
     async def _embed(self, texts: list[str], *, turns: asyncio.Semaphore) -> Embedded:
-        if self._closed:
-            raise EmbeddingError(f"{self.model.name} is closed")
+        self._refuse_if_closed()
         vectors = np.empty((len(texts), self.model.dimension), np.float32)
         tokens = 0
         for start in range(0, len(texts), _TEXTS_A_STEP):
@@ -78,37 +96,50 @@ class BertEmbedder:
             await self._fill(vectors[start : start + len(encoded)], encoded, turns)
         return Embedded(check_vectors(vectors, model=self.model, expected=len(texts)), tokens)
 
-    async def _fill(self, vectors: Vectors, encoded: list[list[int]], turns: asyncio.Semaphore) -> None:
-        loop = asyncio.get_running_loop()
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise EmbeddingError(f"{self.model.name} is closed")
 
+    async def _fill(self, vectors: Vectors, encoded: list[list[int]], turns: asyncio.Semaphore) -> None:
         async def fill_one(batch: list[int]) -> None:
             async with turns:
-                found = await loop.run_in_executor(self._threads, self._infer, [encoded[place] for place in batch])
-            vectors[batch] = found
+                vectors[batch] = await self._on_a_thread([encoded[place] for place in batch])
 
         batches = batches_by_length([len(ids) for ids in encoded], padded_tokens=_BATCH_TOKENS)
         await all_or_first_error(fill_one(batch) for batch in batches)
 
+    async def _on_a_thread(self, batch: list[list[int]], *, tokens: bool = False) -> Vectors:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._infer, batch, tokens)
+
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._encoded(texts)]
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], list[NDArray[np.bool_]]]:
+        """The ids of each text, and which of them stand for no part of it."""
+        encoded = self._encoded(texts)
+        return [each.ids for each in encoded], [np.array(each.special_tokens_mask, bool) for each in encoded]
+
+    def _encoded(self, texts: Sequence[str]) -> list[Any]:
         # The library tokenizes the whole text before it cuts; a book's worth is cut first.
         short = [
             cut(text, tokenizer=self.tokenizer, max_tokens=self.max_tokens) if _long(text) else text for text in texts
         ]
         if self._lower_case:
             short = [text.lower() for text in short]
-        return [encoding.ids for encoding in self._cutting_tokenizer.encode_batch_fast(short)]
+        return self._cutting_tokenizer.encode_batch_fast(short)
 
-    def _infer(self, batch: list[list[int]]) -> Vectors:
+    def _infer(self, batch: list[list[int]], tokens: bool) -> Vectors:
+        """(texts, hidden), or, of `tokens`, (texts, longest, hidden)."""
         longest = max(map(len, batch))
         ids = np.zeros((len(batch), longest), np.int32)
         mask = np.zeros((len(batch), longest), np.float32)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1.0
+        for row, text in enumerate(batch):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1.0
         request = self._idle.get()
         try:
             request.infer({"ids": ids, "mask": mask}, share_inputs=True)
-            return request.get_output_tensor(0).data.copy()
+            return request.get_output_tensor(int(tokens)).data.copy()
         finally:
             self._idle.put(request)
 

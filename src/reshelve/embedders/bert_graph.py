@@ -22,7 +22,8 @@ _MASKED = -10_000.0
 
 def build_graph(shape: BertShape, weights: Weights) -> Any:
     """An openvino.Model: `ids` (texts, tokens) int32 and `mask` (texts, tokens) float32, 1 where a token is, to
-    vectors (texts, hidden) float32. Raises ModelError when a tensor is missing."""
+    vectors (texts, hidden) and the tokens' last hidden states (texts, tokens, hidden), both float32. Raises ModelError
+    when a tensor is missing."""
     import openvino
 
     model: Any = openvino.Model
@@ -58,7 +59,7 @@ class _Graph:
         for number in range(self._shape.layers):
             hidden = self._layer(hidden, bias, f"encoder.layer.{number}.")
         pooled = self._pooled(hidden, mask)
-        return [self._unit(pooled) if self._shape.normalized else pooled], [ids, mask]
+        return [self._unit(pooled) if self._shape.normalized else pooled, hidden], [ids, mask]
 
     def _embeddings(self, ids: Node) -> Node:
         op = self._op

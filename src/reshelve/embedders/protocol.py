@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tokenizers import Tokenizer
 
-from reshelve.domain.models import Embedded, EmbeddingModel
+from reshelve.domain.models import Embedded, EmbeddingModel, Vectors
 
 
 class Embedder(Protocol):
@@ -47,3 +47,12 @@ class Embedder(Protocol):
     async def embed_queries(self, texts: Sequence[str]) -> Embedded: ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class TokenEmbedder(Protocol):
+    """Shows a vector for each token, not one for the whole text."""
+
+    async def token_vectors(self, texts: Sequence[str], *, of_query: bool = False) -> list[Vectors]:
+        """One array a text: (its tokens, dimension) float32 of unit length, the special tokens left out."""
+        ...

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reshelve.retrieval.asking import Mode
     from reshelve.retrieval.models import Aggregation, SearchableModel
     from reshelve.retrieval.requests import SearchResponse
+    from reshelve.retrieval.reranking import Rerank
 
 
 class Searches(Part):
@@ -34,6 +35,7 @@ class Searches(Part):
         models: Sequence[str] = (),
         aggregation: Aggregation = "union",
         mode: Mode | None = None,
+        rerank: Rerank | None = None,
         offset: int = 0,
         cursor: str | None = None,
         min_score: float | None = None,
@@ -43,10 +45,11 @@ class Searches(Part):
     ) -> SearchResponse:
         """The best chunks, best first, each with its document, score, index and model.
 
-        `mode` is `dense` (by meaning), `lexical` (by words) or `hybrid` (both); None: what `rag.search.mode` says. A
-        page begins at `offset`, or where `cursor`, the `next` of the page before, says. `min_score` leaves out what
-        scores less, `diversify` puts the best chunk of each document first, `highlight` finds the query's words in the
-        chunks, `explain` says which leg of the search had a chunk where.
+        `mode` is `dense` (by meaning), `lexical` (by words) or `hybrid` (both); None: what `rag.search.mode` says.
+        `rerank` (`none`, `late_interaction` or `cross_encoder`; None: what `rag.search.rerank` says) puts the best in a
+        better order. A page begins at `offset`, or where `cursor`, the `next` of the page before, says. `min_score`
+        leaves out what scores less, `diversify` puts the best chunk of each document first, `highlight` finds the
+        query's words in the chunks, `explain` says which leg of the search had a chunk where.
 
         `filters` says which documents may be found, by their metadata; docs/reference.md has its syntax. `user` and
         `session` keep one person on one side of a rollout; `index` asks one index instead of the route's; `exact`
@@ -71,6 +74,7 @@ class Searches(Part):
                     offset=offset,
                     scope=Scope(tenant=tenant, filter=parse_filter(filters)),
                     mode=mode,
+                    rerank=rerank,
                     exact=exact,
                     min_score=min_score,
                     diversify=diversify,
@@ -130,11 +134,12 @@ class Searches(Part):
         tenant: str = "",
         depth: int = 100,
         mode: Mode | None = None,
+        rerank: Rerank | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         """nDCG@10, recall@10 and @100, and MRR of the serving index, or of one index, on judged queries.
 
-        `mode` as for `search`.
+        `mode` and `rerank` as for `search`.
         """
         from reshelve.evaluation.runs import evaluate
         from reshelve.retrieval.search import search_documents
@@ -148,6 +153,7 @@ class Searches(Part):
                 tenant=tenant,
                 index_id=index,
                 mode=mode,
+                rerank=rerank,
             )
 
         name = f"index {index}" if index is not None else "serving index"

@@ -18,6 +18,7 @@ from reshelve.domain.fusion import Fused, Standing, best_of_each_first, fuse
 from reshelve.domain.indexes import Index, Metric, Scope
 from reshelve.errors import InputError
 from reshelve.retrieval.highlighting import Span, highlights
+from reshelve.retrieval.reranking import Rerank, open_reranker, reranked
 from reshelve.stores import lexical
 from reshelve.stores.protocol import Hit, Passage
 from reshelve.stores.scope import passages
@@ -30,8 +31,9 @@ MAX_DEPTH = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is asked of an index beside the query. Results `offset` to `offset + top_k`; `mode` None: the settings' own.
+    """What is asked of an index beside the query. Results `offset` to `offset + top_k`.
 
+    `mode` and `rerank` None: the settings' own.
     `exact` compares with every vector. `min_score` leaves out what scores less. `diversify` puts the best chunk of each
     document first. `highlight` finds the query's words in each passage, `explain` says where each leg had it.
     """
@@ -40,6 +42,7 @@ class Options:
     offset: int = 0
     scope: Scope = field(default_factory=Scope)
     mode: Mode | None = None
+    rerank: Rerank | None = None
     exact: bool = False
     min_score: float | None = None
     diversify: bool = False
@@ -123,15 +126,18 @@ class _Asked:
     query: str
     options: Options
     mode: Mode
+    rerank: Rerank
     times: _Times = field(default_factory=_Times)
     vector: _Vector = field(default_factory=_Vector)
 
     @property
     def deep(self) -> int:
         """So many hits of each leg: where they are put in another order, more than the page shows."""
+        search = self.backends.settings.search
+        deep = self.options.end if self.rerank == "none" else max(self.options.end, search.rerank_candidates)
         if self.mode != "hybrid" and not self.options.diversify:
-            return self.options.end
-        return max(self.options.end, self.backends.settings.search.candidates)
+            return deep
+        return max(deep, search.candidates)
 
 
 async def ask(backends: Backends, index: Index, query: str, options: Options) -> Answer:
@@ -145,15 +151,21 @@ async def ask(backends: Backends, index: Index, query: str, options: Options) ->
                 advice="Set rag.search.language, then reshelve apply; or search with mode dense.",
             )
         mode = "dense"
-    asked = _Asked(backends=backends, index=index, query=query, options=options, mode=mode)
+    rerank = options.rerank or backends.settings.search.rerank
+    asked = _Asked(backends=backends, index=index, query=query, options=options, mode=mode, rerank=rerank)
     async with backends.pins.reading(index.id):
-        if mode != "lexical":
+        if mode != "lexical" or rerank == "late_interaction":
             # What it takes to load a model is no search's time.
-            await backends.embedders.of(index.model_id)
+            await open_reranker(backends, await backends.embedders.of(index.model_id), rerank)
         began = time.perf_counter()
         legs = await _legs(asked)
+        known = {hit.chunk_id: hit.passage for hits in legs.values() for hit in hits if hit.passage is not None}
+        ranked = _ranked(asked, legs)
+        if rerank != "none":
+            with asked.times.of("rerank"):
+                ranked = await reranked(backends, index, query, ranked, known, rerank)
         with asked.times.of("read"):
-            results = await backends.database.read(functools.partial(_page, asked, legs))
+            results = await backends.database.read(functools.partial(_page, asked, ranked, known))
     embed_ms = asked.times.by_name.pop("embed", 0.0)
     dense = legs.get("dense")
     return Answer(
@@ -220,13 +232,14 @@ async def _lexical(asked: _Asked) -> list[Hit]:
         return await asked.backends.database.read(look_up)
 
 
-async def _page(asked: _Asked, legs: Mapping[str, Sequence[Hit]], connection: Connection) -> list[Result]:
+async def _page(
+    asked: _Asked, ranked: Sequence[Fused[int]], known: Mapping[int, Passage], connection: Connection
+) -> list[Result]:
     """The results that are wanted, best first. A chunk that went away a moment ago is left out."""
     index, options = asked.index, asked.options
-    ranked = _ranked(asked, legs)
     if options.min_score is not None:
         ranked = [one for one in ranked if one.score >= options.min_score]
-    known = {hit.chunk_id: hit.passage for hits in legs.values() for hit in hits if hit.passage is not None}
+    known = dict(known)
     if options.diversify:
         known |= await _read(connection, ranked, known)
         ranked = best_of_each_first(ranked, lambda one: known[one.key].document_id if one.key in known else None)

@@ -28,6 +28,7 @@ from reshelve.retrieval.asking import MAX_DEPTH, Answer, Mode, Options, Result, 
 from reshelve.retrieval.cursors import Cursor, read_cursor
 from reshelve.retrieval.models import ask_models
 from reshelve.retrieval.requests import SearchRequest, SearchResponse, check_query
+from reshelve.retrieval.reranking import Rerank
 from reshelve.retrieval.shadowing import offer_shadow
 from reshelve.settings import RolloutSettings
 
@@ -309,6 +310,7 @@ async def search_documents(
     tenant: str = "",
     index_id: int | None = None,
     mode: Mode | None = None,
+    rerank: Rerank | None = None,
 ) -> list[tuple[str, float]]:
     """The best chunk of each document: (external id, score), best first, at most `documents` of them."""
     async with backends.database.service() as connection:
@@ -321,7 +323,7 @@ async def search_documents(
         )
     wanted = min(documents * 2, MAX_DEPTH)
     while True:
-        options = Options(top_k=wanted, scope=Scope(tenant=tenant), mode=mode)
+        options = Options(top_k=wanted, scope=Scope(tenant=tenant), mode=mode, rerank=rerank)
         check_query(query, options)
         answer = await ask(backends, index, query, options)
         best: dict[str, float] = {}

@@ -127,6 +127,10 @@ class SearchSettings(_Section):
     `language` is that of the words: a change of it is a migration that embeds nothing. `mode` is `dense` (by meaning),
     `lexical` (by words, BM25 with `bm25_k1` and `bm25_b`) or `hybrid`: the best `candidates` of both, their scores each
     normalised to [0, 1] and added up, `dense_weight` of the dense one (`fusion = "convex"`), or fused by rank (`rrf`).
+
+    `rerank` puts the best `rerank_candidates` in a new order, in which the closer look has `rerank_weight`:
+    `late_interaction` compares token with token (the tokens of the index's own model, else of the built-in one, or of
+    the FastEmbed model that `late_interaction_model` names), `cross_encoder` is FastEmbed's `cross_encoder_model`.
     """
 
     mode: Literal["dense", "lexical", "hybrid"] = "hybrid"
@@ -136,6 +140,11 @@ class SearchSettings(_Section):
     candidates: int = Field(default=100, ge=10, le=1000)
     bm25_k1: float = Field(default=1.2, ge=0, le=10)
     bm25_b: float = Field(default=0.75, ge=0, le=1)
+    rerank: Literal["none", "late_interaction", "cross_encoder"] = "none"
+    rerank_candidates: int = Field(default=30, ge=2, le=200)
+    rerank_weight: float = Field(default=0.5, gt=0, le=1)
+    late_interaction_model: str | None = Field(default=None, min_length=1)
+    cross_encoder_model: str = Field(default="Xenova/ms-marco-MiniLM-L-6-v2", min_length=1)
 
     @field_validator("language")
     @classmethod

@@ -1,0 +1,58 @@
+"""The models that this process reranks with, each opened once, when it is first asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from reshelve.embedders.protocol import Embedder, TokenEmbedder
+from reshelve.settings import EmbeddingSettings, SearchSettings
+
+if TYPE_CHECKING:
+    from reshelve.embedders.fastembed_models import CrossEncoder
+
+
+class Rerankers:
+    def __init__(self, settings: SearchSettings) -> None:
+        self._settings = settings
+        self._opening = asyncio.Lock()
+        self._cross_encoder: CrossEncoder | None = None
+        self._tokens: TokenEmbedder | None = None
+        self._built_in: Embedder | None = None
+
+    async def cross_encoder(self) -> CrossEncoder:
+        """Raises ModelError."""
+        async with self._opening:
+            if self._cross_encoder is None:
+                from reshelve.embedders.fastembed_models import CrossEncoder
+
+                self._cross_encoder = await asyncio.to_thread(CrossEncoder, self._settings.cross_encoder_model)
+            return self._cross_encoder
+
+    async def token_embedder(self, embedder: Embedder) -> TokenEmbedder:
+        """The one that the settings name, else the index's own, else, where that shows no tokens, the built-in one."""
+        named = self._settings.late_interaction_model
+        if named is None and isinstance(embedder, TokenEmbedder):
+            return embedder
+        async with self._opening:
+            if self._tokens is None:
+                self._tokens = await (self._open_built_in() if named is None else asyncio.to_thread(_colbert, named))
+            return self._tokens
+
+    async def _open_built_in(self) -> TokenEmbedder:
+        from reshelve.embedders.opening import open_embedder
+        from reshelve.embedders.weights import MINILM
+
+        self._built_in = await open_embedder(EmbeddingSettings(model=MINILM))
+        assert isinstance(self._built_in, TokenEmbedder)
+        return self._built_in
+
+    async def close(self) -> None:
+        if self._built_in is not None:
+            await self._built_in.aclose()
+
+
+def _colbert(name: str) -> TokenEmbedder:
+    from reshelve.embedders.fastembed_models import ColbertEmbedder
+
+    return ColbertEmbedder(name)
