@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from bench import backfill, chunking, http, hybrid, memory, rollout, search, switch
+from bench import backfill, chunking, http, hybrid, memory, rerank, rollout, search, switch
 from bench.figures import Figure, show
 from bench.shelf import Server, server
 
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[Server], AsyncGenerator[list[Figure]]]] = {
     "switch": switch.run,
     "search": search.run,
     "hybrid": hybrid.run,
+    "rerank": rerank.run,
     "http": http.run,
     "rollout": rollout.run,
 }

@@ -85,6 +85,7 @@ async def shelf(request: pytest.FixtureRequest, database_urls: tuple[str, str]) 
             m=Hnsw().m,
             ef_construction=Hnsw().ef_construction,
             language="none",
+            token_space="none",
         )
         index_id = await catalog.insert_index(connection, definition, state=IndexState.READY)
         index = await catalog.get_index(connection, index_id)

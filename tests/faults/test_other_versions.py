@@ -155,7 +155,7 @@ DOWNGRADE = """
     DROP INDEX documents_by_metadata;
     DROP TABLE lexical_postings_1_english, lexical_passages_1_english, lexical_totals_1_english;
     DROP INDEX indexes_once;
-    ALTER TABLE indexes DROP COLUMN language;
+    ALTER TABLE indexes DROP COLUMN language, DROP COLUMN token_space;
     CREATE UNIQUE INDEX indexes_once
         ON indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction) WHERE state <> 'dropped';
     DROP VIEW embedding_migration_status;

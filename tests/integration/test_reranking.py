@@ -13,13 +13,18 @@ import numpy as np
 import pytest
 
 import reshelve
+from reshelve.database.routes import get_route
+from reshelve.domain.indexes import Index
+from reshelve.domain.migration import State
 from reshelve.embedders.bert import open_bert
-from reshelve.errors import ModelError
+from reshelve.errors import ModelChangedError, ModelError
 from reshelve.library import Library
 from reshelve.settings import Settings
+from reshelve.stores import tokens
 from tests.support.numpy_bert import NumpyBert
+from tests.support.oracle import assert_indexes_equal_source
 from tests.support.tiny_bert import write_tiny_bert
-from tests.support.writers import documents
+from tests.support.writers import documents, writing
 
 SettingsOf = Callable[[str], Settings]
 HASHING = '[rag.embedding]\nmodel = "hashing-64"\n'
@@ -143,8 +148,7 @@ def fake_fastembed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LENGTHS = [
-    replace(document, content=f"{document.content} {'and more ' * number}")
-    for number, document in enumerate(documents(20))
+    replace(document, content=f"shelf{number} {'and more ' * number}") for number, document in enumerate(documents(20))
 ]
 
 
@@ -180,3 +184,117 @@ async def test_without_fastembed_it_says_what_to_install(library: Library, monke
     with pytest.raises(ModelError, match="not installed") as error:
         await library.search(QUERY, rerank="cross_encoder")
     assert "pip install fastembed" in (error.value.advice or "")
+
+
+STORED = "[rag.search]\nlate_interaction = true\n"
+
+
+async def serving(library: Library) -> Index:
+    async with library.backends.database.service() as connection:
+        return (await get_route(connection, library.settings.collection)).serving
+
+
+async def stored(library: Library, index: Index) -> int:
+    async with library.backends.database.service() as connection:
+        statement = f"SELECT count(*) FROM {tokens.table_name(index)}"
+        row = await (await connection.execute(statement.encode())).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_stored_token_vectors_follow_every_change(settings_of: SettingsOf, tiny: str) -> None:
+    async with reshelve.connect(settings_of(tiny + STORED)) as library:
+        await library.ingest(documents(60))
+        index = await serving(library)
+        before = await stored(library, index)
+        assert before >= 60
+        found = await library.search(QUERY, top_k=40, rerank="late_interaction", explain=True)
+        await library.ingest(replace(documents(1)[0], content="Nothing of the kind any more."))
+        await library.delete([document.external_id for document in documents(60)[50:]])
+        await library.update_embeddings(documents(60)[7].external_id, model=index.model.name)
+        await assert_indexes_equal_source(library)
+        assert 50 <= await stored(library, index) < before
+    # The same scores as those of token vectors that are made for the query, but for the bytes.
+    async with reshelve.connect(settings_of(tiny)) as library:
+        fresh = await library.search(QUERY, top_k=40, rerank="late_interaction", explain=True, index=index.id)
+    scores = [
+        {each.chunk_id: each.legs["late_interaction"].score for each in one.results[:30] if each.legs}
+        for one in (found, fresh)
+    ]
+    shared = scores[0].keys() & scores[1].keys()
+    assert len(shared) > 15
+    assert [scores[0][key] for key in shared] == pytest.approx([scores[1][key] for key in shared], abs=0.05)
+
+
+async def test_to_store_them_or_not_is_a_migration(settings_of: SettingsOf, tiny: str) -> None:
+    async with reshelve.connect(settings_of(tiny)) as library:
+        await library.ingest(documents(120))
+    async with reshelve.connect(settings_of(tiny + STORED)) as library:
+        plan = await library.plan()
+        assert [(change.what, change.before) for change in plan.changes] == [("token vectors", "none")]
+        assert plan.reused_rows == plan.rows
+        async with writing(library):
+            migration = await library.apply(cutover=True)
+        assert (migration.state, migration.embedded_rows) == (State.SOAKING, 0)
+        await assert_indexes_equal_source(library)
+        index = await serving(library)
+        found = await library.search(QUERY, rerank="late_interaction", explain=True)
+        assert all(each.legs and "late_interaction" in each.legs for each in found.results)
+        await library.cleanup(skip_soak=True)
+    # Other parameters of the graph, and none of the tokens is made again: they are copied.
+    other = "[rag.vector_storage.hnsw]\nm = 8\n"
+    async with reshelve.connect(settings_of(tiny + STORED + other)) as library:
+        await library.apply(cutover=True)
+        await assert_indexes_equal_source(library)
+        await library.cleanup(skip_soak=True)
+    async with reshelve.connect(settings_of(tiny + other)) as library:
+        async with writing(library, seed=2):
+            await library.apply(cutover=True)
+        await library.cleanup(skip_soak=True)
+        await assert_indexes_equal_source(library)
+        async with library.backends.database.service() as connection:
+            cursor = await connection.execute("SELECT count(*) FROM pg_tables WHERE tablename LIKE 'token_vectors%'")
+            assert await cursor.fetchone() == (0,)
+        assert not (await serving(library)).has_tokens
+        assert (await serving(library)).id != index.id
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DELETE FROM {table} WHERE chunk_id % 3 = 0",
+        "UPDATE {table} SET vectors = overlay(vectors PLACING '\\x07'::bytea FROM 9 FOR 1) WHERE chunk_id % 4 = 0",
+        "INSERT INTO {table} VALUES (99999999, '', 0)",
+    ],
+    ids=["lost", "changed", "too many"],
+)
+async def test_wrong_token_vectors_are_seen_by_the_verification_and_mended(
+    settings_of: SettingsOf, tiny: str, harm: str
+) -> None:
+    async with reshelve.connect(settings_of(tiny + STORED)) as library:
+        await library.ingest(documents(30))
+        table = tokens.table_name(await serving(library))
+        async with library.backends.database.owner() as connection:
+            await connection.execute(harm.format(table=table).encode())
+        verification = await library.verify()
+        assert verification.repaired
+        assert verification.passed
+        again = await library.verify()
+        assert (again.repaired, again.passed) == (0, True)
+        await assert_indexes_equal_source(library)
+
+
+@pytest.mark.usefixtures("fake_fastembed")
+async def test_stored_ones_are_read_by_the_model_that_made_them(settings_of: SettingsOf) -> None:
+    colbert = 'late_interaction_model = "owner/colbert"\nrerank_weight = 1.0\n'
+    async with reshelve.connect(settings_of(HASHING + STORED + colbert)) as library:
+        await library.ingest(LENGTHS)
+        assert (await serving(library)).token_space == "fastembed:owner/colbert/96"
+    async with reshelve.connect(settings_of(f"{HASHING}[rag.search]\nrerank_weight = 1.0")) as library:
+        found = await library.search(QUERY, top_k=20, rerank="late_interaction")
+        lengths = [len(each.content) for each in found.results]
+        assert lengths == sorted(lengths, reverse=True)
+        async with library.backends.database.owner() as connection:
+            await connection.execute("UPDATE indexes SET token_space = 'minilm-l6-v2/0/96'")
+        with pytest.raises(ModelChangedError, match="stored token vectors"):
+            await library.search(QUERY, rerank="late_interaction")

@@ -11,9 +11,10 @@ import reshelve
 from reshelve.database.catalog import live_indexes
 from reshelve.domain.bm25 import POSTING
 from reshelve.domain.indexes import Index, IndexState
+from reshelve.domain.late_interaction import reduce
 from reshelve.indexing.comparing import sweep_orphans
 from reshelve.indexing.draining import drain
-from reshelve.stores import lexical
+from reshelve.stores import lexical, tokens
 
 
 async def assert_indexes_equal_source(library: reshelve.Library) -> int:
@@ -52,8 +53,31 @@ async def assert_indexes_equal_source(library: reshelve.Library) -> int:
             assert np.allclose(fresh.vectors, held.vectors, atol=1e-3)
         if index.has_words:
             await _assert_words_are_those_of_the_texts(library, index, {row[0] for row in source})
+        if index.has_tokens:
+            await _assert_tokens_are_those_of_the_texts(library, index, texts)
         rows += len(source)
     return rows
+
+
+async def _assert_tokens_are_those_of_the_texts(library: reshelve.Library, index: Index, texts: dict[int, str]) -> None:
+    """A row for every chunk of a ready index, and in each the directions of the text's tokens, made anew."""
+    async with library.backends.database.service() as connection:
+        rows = await _rows(connection, f"SELECT chunk_id, vectors FROM {tokens.table_name(index)}")
+    held = dict(rows)
+    assert held.keys() <= texts.keys()
+    if index.state is IndexState.READY:
+        assert held.keys() == texts.keys()
+    embedder = await library.backends.rerankers.token_embedder(await library.backends.embedders.of(index.model_id))
+    fresh = await embedder.token_vectors([texts[chunk] for chunk in held])
+    for packed, vectors in zip(held.values(), fresh, strict=True):
+        stored = np.frombuffer(packed, np.int8).astype(np.float64)
+        meant = reduce(vectors)
+        assert stored.size == meant.size
+        cosines = (stored.reshape(meant.shape) * meant).sum(axis=1) / np.linalg.norm(
+            stored.reshape(meant.shape), axis=1
+        )
+        # Bytes, and the sums of a batch that was cut another way.
+        assert (cosines > 0.99).all()
 
 
 async def _assert_words_are_those_of_the_texts(library: reshelve.Library, index: Index, chunks: set[int]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reshelve.domain.fusion import Fused, Standing, rerank
-from reshelve.domain.late_interaction import maxsim, unit_rows
+from reshelve.domain.late_interaction import STORED_DIMENSIONS, maxsim, pack, reduce, unit_rows, unpack
 
 
 @given(st.integers(0, 6), st.lists(st.integers(0, 9), max_size=6), st.integers(0, 999))
@@ -65,3 +65,26 @@ def test_all_the_weight_is_the_order_of_the_closer_look(
     assert len({one.score for one in found}) == 1 or [scores[one.key] for one in found] == pytest.approx(
         sorted(scores.values(), reverse=True), abs=1e-6
     )
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40), st.sampled_from([5, 48, 96, 384]), st.integers(0, 99))
+def test_what_is_packed_has_about_the_angles_it_had(count: int, dimension: int, seed: int) -> None:
+    vectors = unit_rows(np.random.default_rng(seed).normal(size=(count, dimension)))
+    kept = min(dimension, STORED_DIMENSIONS)
+    packed = pack(vectors)
+    assert len(packed) == count * kept
+    found = unpack(packed, dimension=kept)
+    reduced = reduce(vectors)
+    assert (found * reduced).sum(axis=1) == pytest.approx(np.ones(count), abs=2e-3)
+    # Six deviations of a cosine after a projection onto so many directions.
+    room = 6 / np.sqrt(STORED_DIMENSIONS) if dimension > STORED_DIMENSIONS else 1e-5
+    assert np.abs(reduced @ reduced.T - vectors @ vectors.T).max(initial=0) < room + 1e-5
+
+
+def test_the_projection_is_the_same_one_for_ever() -> None:
+    first = reduce(np.eye(384, dtype=np.float32)[:1])[0, :3]
+    assert first == pytest.approx(FIRST, abs=1e-5)
+
+
+FIRST = [0.020658, -0.194108, 0.062474]

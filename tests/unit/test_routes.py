@@ -27,6 +27,7 @@ def _index(id: int) -> Index:
         metric=Metric.COSINE,
         hnsw=Hnsw(),
         language="english",
+        token_space="none",
         state=IndexState.READY,
     )
 

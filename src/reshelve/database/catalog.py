@@ -23,7 +23,7 @@ class RegisteredChunking:
 
 _INDEX = """
     SELECT i.id, i.collection_id, i.chunking_id, i.model_id, i.backend, i.metric, i.m, i.ef_construction,
-           i.language, i.state, m.definition
+           i.language, i.token_space, i.state, m.definition
     FROM indexes i JOIN embedding_models m ON m.id = i.model_id
 """
 
@@ -38,8 +38,9 @@ def index_from_row(row: tuple[Any, ...]) -> Index:
         metric=Metric(row[5]),
         hnsw=Hnsw(m=row[6], ef_construction=row[7]),
         language=row[8],
-        state=IndexState(row[9]),
-        model=EmbeddingModel(**row[10]),
+        token_space=row[9],
+        state=IndexState(row[10]),
+        model=EmbeddingModel(**row[11]),
     )
 
 
@@ -231,7 +232,7 @@ async def find_index(connection: Connection, definition: IndexDefinition) -> Ind
             + """
             WHERE i.collection_id = %s AND i.chunking_id = %s AND i.model_id = %s AND i.backend = %s
               AND i.metric = %s AND i.m = %s AND i.ef_construction = %s AND i.language = %s
-              AND i.state <> 'dropped'
+              AND i.token_space = %s AND i.state <> 'dropped'
             """,
             (
                 definition.collection_id,
@@ -242,6 +243,7 @@ async def find_index(connection: Connection, definition: IndexDefinition) -> Ind
                 definition.m,
                 definition.ef_construction,
                 definition.language,
+                definition.token_space,
             ),
         )
     ).fetchone()
@@ -260,8 +262,8 @@ async def insert_index(
         await connection.execute(
             """
             INSERT INTO indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction, language,
-                                 state, next_document, next_chunk)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
+                                 token_space, state, next_document, next_chunk)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
             """,
             (
                 definition.collection_id,
@@ -272,6 +274,7 @@ async def insert_index(
                 definition.m,
                 definition.ef_construction,
                 definition.language,
+                definition.token_space,
                 state,
                 0 if cut_documents else None,
                 None if empty else 0,

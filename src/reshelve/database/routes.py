@@ -11,9 +11,9 @@ from reshelve.errors import NotFoundError
 
 _COLUMNS: LiteralString = (
     "{0}.id, {0}.collection_id, {0}.chunking_id, {0}.model_id, {0}.backend, {0}.metric, {0}.m, {0}.ef_construction, "
-    "{0}.language, {0}.state, {0}m.definition"
+    "{0}.language, {0}.token_space, {0}.state, {0}m.definition"
 )
-_WIDTH = 11
+_WIDTH = 12
 _READ: LiteralString = f"""
     r.collection_id, r.tenant, r.epoch, r.share, r.salt, r.sticky_by,
     {_COLUMNS.format("s")}, {_COLUMNS.format("c")}, {_COLUMNS.format("p")}

@@ -94,10 +94,12 @@ CREATE TABLE indexes (
     created_at timestamptz NOT NULL DEFAULT now(),
     dropped_at timestamptz,
     -- How its words are stemmed; 'none': it is not searched by words.
-    language text NOT NULL DEFAULT 'none'
+    language text NOT NULL DEFAULT 'none',
+    -- Which model's token vectors are stored beside it; 'none': there are none.
+    token_space text NOT NULL DEFAULT 'none'
 );
 CREATE UNIQUE INDEX indexes_once ON indexes (collection_id, chunking_id, model_id, backend, metric, m, ef_construction,
-                                               language)
+                                               language, token_space)
     WHERE state <> 'dropped';
 
 CREATE SEQUENCE route_epochs;

@@ -9,6 +9,7 @@ from reshelve.domain.filters import Filter
 from reshelve.domain.models import EmbeddingModel
 
 NO_LANGUAGE = "none"
+NO_TOKENS = "none"
 
 
 class IndexState(StrEnum):
@@ -45,11 +46,15 @@ class IndexDefinition:
     m: int
     ef_construction: int
     language: str
+    token_space: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """One embedding of a collection, as registered. `language` says how its words are stemmed; `none`: not at all."""
+    """One embedding of a collection, as registered. `language` says how its words are stemmed; `none`: not at all.
+
+    `token_space` says which model made the token vectors that are stored beside it, and how; `none`: there are none.
+    """
 
     id: int
     collection_id: int
@@ -60,12 +65,18 @@ class Index:
     metric: Metric
     hnsw: Hnsw
     language: str
+    token_space: str
     state: IndexState
 
     @property
     def has_words(self) -> bool:
         """It can be searched by words."""
         return self.language != NO_LANGUAGE
+
+    @property
+    def has_tokens(self) -> bool:
+        """Token vectors are stored beside it."""
+        return self.token_space != NO_TOKENS
 
     @property
     def dimension(self) -> int:
@@ -91,6 +102,7 @@ class Index:
             m=self.hnsw.m,
             ef_construction=self.hnsw.ef_construction,
             language=self.language,
+            token_space=self.token_space,
         )
 
 

@@ -62,6 +62,10 @@ class BertEmbedder:
         turns = asyncio.Semaphore(max(1, len(texts)))
         return await self._embed(prefixed(texts, self.model.query_prefix), turns=turns)
 
+    @property
+    def token_space(self) -> str:
+        return f"{self.model.name}/{self.model.fingerprint[:8]}"
+
     async def token_vectors(self, texts: Sequence[str], *, of_query: bool = False) -> list[Vectors]:
         self._refuse_if_closed()
         ready = prefixed(texts, self.model.query_prefix if of_query else self.model.document_prefix)

@@ -35,9 +35,10 @@ class CrossEncoder:
 class ColbertEmbedder:
     """Token vectors of a model that was trained for late interaction."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, token_space: str) -> None:
         """As `CrossEncoder`."""
         self.name = name
+        self.token_space = token_space
         self._model = _load("fastembed", "LateInteractionTextEmbedding", name)
 
     async def token_vectors(self, texts: Sequence[str], *, of_query: bool = False) -> list[Vectors]:

@@ -53,6 +53,11 @@ class Embedder(Protocol):
 class TokenEmbedder(Protocol):
     """Shows a vector for each token, not one for the whole text."""
 
+    @property
+    def token_space(self) -> str:
+        """Names the model and its revision: equal for two that make the same vectors."""
+        ...
+
     async def token_vectors(self, texts: Sequence[str], *, of_query: bool = False) -> list[Vectors]:
         """One array a text: (its tokens, dimension) float32 of unit length, the special tokens left out."""
         ...

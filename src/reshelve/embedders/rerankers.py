@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from reshelve.domain.late_interaction import STORED_DIMENSIONS
 from reshelve.embedders.protocol import Embedder, TokenEmbedder
+from reshelve.errors import ModelChangedError
 from reshelve.settings import EmbeddingSettings, SearchSettings
 
 if TYPE_CHECKING:
     from reshelve.embedders.fastembed_models import CrossEncoder
+
+FASTEMBED = "fastembed:"
+"""Begins the name of a token space that FastEmbed makes."""
+
+
+def stored_space(embedder: TokenEmbedder) -> str:
+    """Names what is stored of an embedder's token vectors."""
+    return f"{embedder.token_space}/{STORED_DIMENSIONS}"
 
 
 class Rerankers:
@@ -17,7 +27,8 @@ class Rerankers:
         self._settings = settings
         self._opening = asyncio.Lock()
         self._cross_encoder: CrossEncoder | None = None
-        self._tokens: TokenEmbedder | None = None
+        self._tokens: dict[str | None, TokenEmbedder] = {}
+        """By FastEmbed's name for it; None is the built-in one."""
         self._built_in: Embedder | None = None
 
     async def cross_encoder(self) -> CrossEncoder:
@@ -34,10 +45,31 @@ class Rerankers:
         named = self._settings.late_interaction_model
         if named is None and isinstance(embedder, TokenEmbedder):
             return embedder
+        return await self._opened(named)
+
+    async def of_space(self, embedder: Embedder, space: str) -> TokenEmbedder:
+        """The one whose token vectors are stored under this name, whatever the settings say by now.
+
+        Raises ModelChangedError where no model here makes them any more.
+        """
+        if isinstance(embedder, TokenEmbedder) and stored_space(embedder) == space:
+            return embedder
+        named = space.removeprefix(FASTEMBED).rpartition("/")[0] if space.startswith(FASTEMBED) else None
+        found = await self._opened(named)
+        if stored_space(found) != space:
+            raise ModelChangedError(
+                f"the stored token vectors are of {space}, and this program makes {stored_space(found)}",
+                advice="Bring that model back, or set rag.search.late_interaction = false, then reshelve apply.",
+            )
+        return found
+
+    async def _opened(self, named: str | None) -> TokenEmbedder:
         async with self._opening:
-            if self._tokens is None:
-                self._tokens = await (self._open_built_in() if named is None else asyncio.to_thread(_colbert, named))
-            return self._tokens
+            if named not in self._tokens:
+                self._tokens[named] = await (
+                    self._open_built_in() if named is None else asyncio.to_thread(_colbert, named)
+                )
+            return self._tokens[named]
 
     async def _open_built_in(self) -> TokenEmbedder:
         from reshelve.embedders.opening import open_embedder
@@ -55,4 +87,4 @@ class Rerankers:
 def _colbert(name: str) -> TokenEmbedder:
     from reshelve.embedders.fastembed_models import ColbertEmbedder
 
-    return ColbertEmbedder(name)
+    return ColbertEmbedder(name, token_space=FASTEMBED + name)

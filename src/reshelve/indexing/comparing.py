@@ -14,8 +14,10 @@ from reshelve.database.pools import Connection
 from reshelve.database.routes import count_change
 from reshelve.domain.indexes import Index
 from reshelve.indexing.outbox import enqueue
+from reshelve.indexing.token_rows import token_rows
+from reshelve.indexing.vectors import read_chunks
 from reshelve.indexing.writing import delete_entries
-from reshelve.stores import lexical
+from reshelve.stores import lexical, tokens
 from reshelve.stores.protocol import Flaw
 
 _NAMED = 1000
@@ -36,11 +38,13 @@ class Comparison:
     flaws: list[Flaw]
     wordless: list[int]
     """Chunks that a search by words does not find, or finds by the wrong ones."""
+    tokenless: list[int]
+    """Chunks whose token vectors are missing, or not those that were written."""
     refused: dict[int, str]
 
     @property
     def equal(self) -> bool:
-        wrong = self.missing or self.extra or self.flaws or self.wordless
+        wrong = self.missing or self.extra or self.flaws or self.wordless or self.tokenless
         return not wrong and self.source_checksum == self.index_checksum
 
 
@@ -49,13 +53,17 @@ def _unheard(_: list[int]) -> None:
 
 
 async def sweep_orphans(backends: Backends, index: Index, *, on_found: Callable[[list[int]], None] = _unheard) -> int:
-    """Take away the entries, and the words, whose chunk is gone.
+    """Take away the entries, words and token vectors whose chunk is gone.
 
     Ids are never used again, so a chunk that is not there stays away. `on_found` is told the ids, batch by batch.
     Returns how many.
     """
     held = backends.stores.of(index).holdings(index)
-    relations = [held, lexical.holdings(index)] if index.has_words else [held]
+    relations = [held]
+    if index.has_words:
+        relations.append(lexical.holdings(index))
+    if index.has_tokens:
+        relations.append(tokens.holdings(index))
     orphans = sql.SQL(
         "SELECT h.chunk_id FROM ({}) h LEFT JOIN chunks c ON c.id = h.chunk_id AND c.chunking_id = {} "
         "WHERE c.id IS NULL ORDER BY h.chunk_id LIMIT {}"
@@ -100,6 +108,7 @@ async def compare(backends: Backends, index: Index) -> Comparison:
         extra = await _only_in(connection, held, source) if differ else []
         flaws = await store.flaws(connection, index)
         wordless = await _wordless(backends, connection, index, chunks) if index.has_words else []
+        tokenless = await _tokenless(connection, index, chunks) if index.has_tokens else []
         refused = await _refused(connection, index)
     return Comparison(
         chunks=sum(rows for rows, _ in source_sums.values()),
@@ -111,6 +120,7 @@ async def compare(backends: Backends, index: Index) -> Comparison:
         extra=extra,
         flaws=flaws,
         wordless=wordless,
+        tokenless=tokenless,
         refused=refused,
     )
 
@@ -138,15 +148,24 @@ async def _only_in(connection: Connection, one: sql.Composed, other: sql.Compose
 
 
 async def _wordless(backends: Backends, connection: Connection, index: Index, chunks: sql.Composed) -> list[int]:
+    absent = await _absent(connection, index, chunks, lexical.holdings(index))
+    sample = backends.settings.migration.sample_rows
+    return absent or await lexical.wrong(connection, index, sample=sample, most=_NAMED)
+
+
+async def _tokenless(connection: Connection, index: Index, chunks: sql.Composed) -> list[int]:
+    absent = await _absent(connection, index, chunks, tokens.holdings(index))
+    return absent or await tokens.wrong(connection, index, most=_NAMED)
+
+
+async def _absent(connection: Connection, index: Index, chunks: sql.Composed, holdings: sql.Composed) -> list[int]:
     cursor = await connection.execute(
         sql.SQL(
             "SELECT a.chunk_id FROM {} a LEFT JOIN {} b ON b.chunk_id = a.chunk_id "
             "WHERE b.chunk_id IS NULL ORDER BY a.chunk_id LIMIT {}"
-        ).format(_settled(index, chunks), lexical.holdings(index), sql.Literal(_NAMED))
+        ).format(_settled(index, chunks), holdings, sql.Literal(_NAMED))
     )
-    absent = [row[0] for row in await cursor.fetchall()]
-    sample = backends.settings.migration.sample_rows
-    return absent or await lexical.wrong(connection, index, sample=sample, most=_NAMED)
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def _checksums(connection: Connection, relation: sql.Composed, fingerprint: str) -> dict[int, tuple[int, int]]:
@@ -177,7 +196,7 @@ async def _refused(connection: Connection, index: Index) -> dict[int, str]:
 
 
 async def repair(backends: Backends, index: Index, found: Comparison) -> int:
-    """Queue what is missing, take away what is too much or flawed, and write wrong words anew; returns how many.
+    """Queue what is missing, take away what is too much or flawed, write wrong words and tokens anew; returns how many.
 
     The feeder does the rest.
     """
@@ -197,4 +216,16 @@ async def repair(backends: Backends, index: Index, found: Comparison) -> int:
         async with backends.database.service() as connection, connection.transaction():
             await lexical.replace(connection, index, found.wordless)
             await count_change(connection, index.collection_id)
-    return len({*wrong, *wanted, *found.wordless})
+    if found.tokenless:
+        await _mend_tokens(backends, index, found.tokenless)
+    return len({*wrong, *wanted, *found.wordless, *found.tokenless})
+
+
+async def _mend_tokens(backends: Backends, index: Index, chunk_ids: list[int]) -> None:
+    async with backends.database.service() as connection:
+        chunks = await read_chunks(connection, chunk_ids)
+    rows = await token_rows(backends, index, chunks, pace=backends.pace)
+    async with backends.database.service() as connection, connection.transaction():
+        await tokens.remove(connection, index, chunk_ids, dead_only=False)
+        await tokens.write(connection, index, rows)
+        await count_change(connection, index.collection_id)

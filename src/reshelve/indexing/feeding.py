@@ -28,8 +28,10 @@ from reshelve.indexing.comparing import sweep_orphans
 from reshelve.indexing.leases import QueueItem, QueueLease, acknowledge_queue, claim_queue, held, taken
 from reshelve.indexing.outbox import dispatch
 from reshelve.indexing.spending import account
-from reshelve.indexing.vectors import ChunkText, prepare
+from reshelve.indexing.token_rows import token_rows
+from reshelve.indexing.vectors import prepare, read_chunks
 from reshelve.indexing.writing import delete_entries, write_entries
+from reshelve.stores import tokens
 from reshelve.tasks import cancel_and_wait
 
 BATCH_CHANGES = 256
@@ -95,11 +97,13 @@ async def _add(backends: Backends, index: Index, lease: QueueLease, items: list[
     crash_point("apply.after_read")
 
     async def acknowledge(connection: Connection) -> None:
+        await tokens.write(connection, index, rows)
         await acknowledge_queue(connection, lease.epoch, [item.id for item in items])
         await account(connection, index, tokens=prepared.tokens)
 
     try:
         prepared = await prepare(backends, index, chunks)
+        rows = await token_rows(backends, index, chunks)
         await write_entries(backends, index, prepared, acknowledge)
     except (EmbeddingRefused, EmbeddingInvalid) as error:
         if not await texts_are_to_blame(backends, index, error, attempts=max(item.attempts for item in items)):
@@ -138,14 +142,6 @@ async def _park(backends: Backends, lease: QueueLease, item: QueueItem, error: R
             "UPDATE index_queue SET refusal = %s, lease = NULL WHERE id = %s AND lease = %s",
             (error.message, item.id, lease.epoch),
         )
-
-
-async def read_chunks(connection: Connection, chunk_ids: Sequence[int]) -> list[ChunkText]:
-    """Those of the chunks that still live."""
-    cursor = await connection.execute(
-        "SELECT id, content_hash, content FROM chunks WHERE id = ANY(%s) ORDER BY id", (list(chunk_ids),)
-    )
-    return [ChunkText(*row) for row in await cursor.fetchall()]
 
 
 class Feeder:

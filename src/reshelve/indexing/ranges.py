@@ -17,9 +17,10 @@ from reshelve.indexing.feeding import texts_are_to_blame
 from reshelve.indexing.leases import RangeLease, acknowledge_range, claim_range, held, taken
 from reshelve.indexing.outbox import enqueue
 from reshelve.indexing.spending import account
+from reshelve.indexing.token_rows import token_rows
 from reshelve.indexing.vectors import ChunkText, prepare
 from reshelve.indexing.writing import write_entries
-from reshelve.stores import lexical
+from reshelve.stores import lexical, tokens
 
 CutDocuments = Callable[[Connection, RangeLease], Awaitable[int]]
 """Cuts the documents of a range for the index's chunking, inside the transaction; returns chunks made."""
@@ -127,18 +128,23 @@ async def fill_one_range(
 async def _fill_chunks(backends: Backends, index: Index, lease: RangeLease) -> None:
     async with backends.pace.working(), backends.database.service() as connection:
         reused = await _copy_from_siblings(backends, connection, index, lease)
-        chunks = await _absent_chunks(backends, connection, index, lease)
+        chunks = await _absent_chunks(connection, index, lease, backends.stores.of(index).holdings(index))
+        tokenless = await _absent_chunks(connection, index, lease, tokens.holdings(index)) if index.has_tokens else []
     crash_point("apply.after_read")
     try:
         prepared = await prepare(backends, index, chunks, pace=backends.pace)
+        rows = await token_rows(backends, index, tokenless, pace=backends.pace)
     except (EmbeddingRefused, EmbeddingInvalid) as error:
         if not await texts_are_to_blame(backends, index, error, attempts=lease.attempts):
             raise
-        await _hand_to_queue(backends, index, lease, chunks)
+        await _hand_to_queue(
+            backends, index, lease, list({chunk.id: chunk for chunk in (*chunks, *tokenless)}.values())
+        )
         return
 
     async def acknowledge(connection: Connection) -> None:
         await lexical.add_range(connection, index, lo=lease.lo, hi=lease.hi)
+        await tokens.write(connection, index, rows)
         await acknowledge_range(connection, lease)
         await account(
             connection,
@@ -161,15 +167,16 @@ async def _hand_to_queue(backends: Backends, index: Index, lease: RangeLease, ch
 
 
 async def _absent_chunks(
-    backends: Backends, connection: Connection, index: Index, lease: RangeLease
+    connection: Connection, index: Index, lease: RangeLease, holdings: sql.Composed
 ) -> list[ChunkText]:
+    """Those of the range that are not among the holdings."""
     cursor = await connection.execute(
         sql.SQL(
             # The bounds stand on both sides: the planner does not carry them over, and would read all that is held.
             "SELECT c.id, c.content_hash, c.content FROM chunks c "
             "LEFT JOIN {} h ON h.chunk_id = c.id AND h.chunk_id BETWEEN %(lo)s AND %(hi)s "
             "WHERE c.chunking_id = %(chunking)s AND c.id BETWEEN %(lo)s AND %(hi)s AND h.chunk_id IS NULL ORDER BY c.id"
-        ).format(backends.stores.of(index).holdings(index)),
+        ).format(holdings),
         {"chunking": index.chunking_id, "lo": lease.lo, "hi": lease.hi},
     )
     return list(map(ChunkText._make, await cursor.fetchall()))
@@ -179,8 +186,12 @@ async def _copy_from_siblings(backends: Backends, connection: Connection, index:
     """A change of HNSW parameters alone embeds nothing: the same chunks have the same vectors in another table."""
     copied = 0
     for other in await live_indexes(connection, index.collection_id):
-        same = other.chunking_id == index.chunking_id and other.model.fingerprint == index.model.fingerprint
-        if other.id != index.id and same and other.backend == index.backend == "pgvector":
+        if other.id == index.id or other.chunking_id != index.chunking_id:
+            continue
+        if index.has_tokens and other.token_space == index.token_space:
+            await tokens.copy_range(connection, index, other, lo=lease.lo, hi=lease.hi)
+        same = other.model.fingerprint == index.model.fingerprint
+        if same and other.backend == index.backend == "pgvector":
             cursor = await connection.execute(
                 sql.SQL(
                     "INSERT INTO {} (chunk_id, content_hash, embedding, checksum) "

@@ -5,8 +5,7 @@ from __future__ import annotations
 from reshelve.backends import Backends
 from reshelve.database.catalog import live_indexes
 from reshelve.domain.indexes import Index
-from reshelve.indexing.feeding import read_chunks
-from reshelve.indexing.vectors import prepare
+from reshelve.indexing.vectors import prepare, read_chunks
 
 _BATCH = 512
 

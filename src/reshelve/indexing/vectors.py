@@ -32,6 +32,14 @@ class ChunkText(NamedTuple):
     content: str
 
 
+async def read_chunks(connection: Connection, chunk_ids: Sequence[int]) -> list[ChunkText]:
+    """Those of the chunks that still live."""
+    cursor = await connection.execute(
+        "SELECT id, content_hash, content FROM chunks WHERE id = ANY(%s) ORDER BY id", (list(chunk_ids),)
+    )
+    return [ChunkText(*row) for row in await cursor.fetchall()]
+
+
 _SPECIAL_TOKENS = 4
 """A provider may count these for a text, beside the tokens that are made of its bytes."""
 

@@ -11,7 +11,7 @@ from reshelve.database.pools import Connection
 from reshelve.database.routes import count_change
 from reshelve.domain.indexes import Index
 from reshelve.indexing.vectors import Prepared, forget_spare, keep_spare
-from reshelve.stores import lexical
+from reshelve.stores import lexical, tokens
 
 Acknowledge = Callable[[Connection], Awaitable[None]]
 """Marks the work as done inside the given transaction. Raises LeaseLost, which takes everything back."""
@@ -90,6 +90,7 @@ async def delete_entries(
                 )
                 deleted = cursor.rowcount
             await lexical.remove_dead(connection, index, chunk_ids)
+            await tokens.remove(connection, index, chunk_ids)
             if deleted or not store.transactional:
                 await count_change(connection, index.collection_id)
             if acknowledge is not None:

@@ -18,7 +18,7 @@ from reshelve.domain.migration import State
 from reshelve.errors import IndexInUse, TransitionRefused
 from reshelve.migrations import records
 from reshelve.migrations.records import Migration
-from reshelve.stores import lexical
+from reshelve.stores import lexical, tokens
 
 _LOCK_TIMEOUT_MS = 2000
 _SPARE_DAYS = 30
@@ -93,6 +93,7 @@ async def _drop(backends: Backends, connection: Connection, migration: Migration
         await backends.stores.of(index).drop(connection, index)
         if not await catalog.words_are_shared(connection, index):
             await lexical.drop(connection, index)
+        await tokens.drop(connection, index)
     except psycopg.errors.LockNotAvailable as error:
         raise IndexInUse(f"index {index.id} is locked by somebody", advice="Nothing was dropped. Try again.") from error
     await catalog.set_index_state(connection, index.id, IndexState.DROPPED)

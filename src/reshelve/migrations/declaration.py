@@ -12,15 +12,16 @@ from reshelve.corpus.chunkers import Chunker, tokenizer_fingerprint
 from reshelve.database import catalog
 from reshelve.database.pools import Connection
 from reshelve.domain.documents import Chunking
-from reshelve.domain.indexes import NO_LANGUAGE, Hnsw, Index, IndexDefinition, IndexState, Metric
+from reshelve.domain.indexes import NO_LANGUAGE, NO_TOKENS, Hnsw, Index, IndexDefinition, IndexState, Metric
 from reshelve.domain.models import EmbeddingModel
 from reshelve.embedders.canary import canary
 from reshelve.embedders.opening import open_embedder, reopen_embedder
 from reshelve.embedders.protocol import Embedder
+from reshelve.embedders.rerankers import Rerankers, stored_space
 from reshelve.embedders.wordpiece import wordpiece
 from reshelve.errors import NotFoundError
 from reshelve.settings import ChunkingSettings, Settings
-from reshelve.stores import lexical
+from reshelve.stores import lexical, tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Declaration:
     metric: Metric
     hnsw: Hnsw
     language: str
+    token_space: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,6 +50,7 @@ class Declaration:
             metric=Metric(stored["metric"]),
             hnsw=Hnsw(**stored["hnsw"]),
             language=stored.get("language", NO_LANGUAGE),
+            token_space=stored.get("token_space", NO_TOKENS),
         )
 
     @property
@@ -60,6 +63,7 @@ class Declaration:
             self.metric,
             self.hnsw,
             self.language,
+            self.token_space,
         )
 
 
@@ -94,12 +98,22 @@ async def declared(settings: Settings) -> AsyncGenerator[tuple[Declaration, Embe
     """The file's wish, with its embedder open for as long as the block runs."""
     embedder = await open_embedder(settings.embedding, dimensions=settings.vector_storage.dimensions)
     try:
-        yield _declaration(settings, embedder), embedder
+        yield _declaration(settings, embedder, await _token_space(settings, embedder)), embedder
     finally:
         await embedder.aclose()
 
 
-def _declaration(settings: Settings, embedder: Embedder) -> Declaration:
+async def _token_space(settings: Settings, embedder: Embedder) -> str:
+    if not settings.search.late_interaction:
+        return NO_TOKENS
+    rerankers = Rerankers(settings.search)
+    try:
+        return stored_space(await rerankers.token_embedder(embedder))
+    finally:
+        await rerankers.close()
+
+
+def _declaration(settings: Settings, embedder: Embedder, token_space: str) -> Declaration:
     # What the model would cut off is not worth storing: [CLS] and [SEP] take two places.
     room = embedder.max_tokens - 2
     return Declaration(
@@ -110,6 +124,7 @@ def _declaration(settings: Settings, embedder: Embedder) -> Declaration:
         metric=Metric(settings.vector_storage.metric),
         hnsw=Hnsw(m=settings.vector_storage.hnsw.m, ef_construction=settings.vector_storage.hnsw.ef_construction),
         language=settings.search.language,
+        token_space=token_space,
     )
 
 
@@ -137,6 +152,7 @@ def _definition(declaration: Declaration, collection_id: int, chunking_id: int, 
         m=declaration.hnsw.m,
         ef_construction=declaration.hnsw.ef_construction,
         language=declaration.language,
+        token_space=declaration.token_space,
     )
 
 
@@ -175,6 +191,7 @@ async def register(
             index = await catalog.get_index(connection, index_id)
             await backends.stores.of(index).create(connection, index)
             await lexical.create(connection, index)
+            await tokens.create(connection, index)
         if record is not None:
             await record(connection, index)
         return index

@@ -12,7 +12,7 @@ from reshelve.corpus.chunkers import Chunker
 from reshelve.corpus.ingest import as_document
 from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
-from reshelve.domain.indexes import Index, IndexState
+from reshelve.domain.indexes import NO_TOKENS, Index, IndexState
 from reshelve.domain.migration import Action, Facts, State, foresee
 from reshelve.domain.models import RegisteredModel
 from reshelve.embedders.protocol import Embedder
@@ -147,6 +147,7 @@ def _changes(serving: Index, chunking: catalog.RegisteredChunking, declaration: 
         ("hnsw.m", serving.hnsw.m, declaration.hnsw.m),
         ("hnsw.ef_construction", serving.hnsw.ef_construction, declaration.hnsw.ef_construction),
         ("language of the words", serving.language, declaration.language),
+        ("token vectors", serving.token_space, declaration.token_space),
     )
     changes = [Change(what, str(before), str(after)) for what, before, after in pairs if before != after]
     if not changes and serving.model.fingerprint != declaration.model.fingerprint:
@@ -255,6 +256,7 @@ def _sql(declaration: Declaration, index_id: int) -> list[str]:
             metric=declaration.metric,
             hnsw=declaration.hnsw,
             language=declaration.language,
+            token_space=declaration.token_space,
             state=IndexState.FILLING,
         )
     )
@@ -268,6 +270,8 @@ def _risks(declaration: Declaration, serving: Index, volume: _Volume, existing: 
         risks.append("scores of the two models are not comparable: thresholds on scores have to be chosen anew")
     if declaration.model.price_per_million_tokens and volume.tokens:
         risks.append("while both indexes are fed, every write is embedded twice: once for each model")
+    if declaration.token_space not in (NO_TOKENS, serving.token_space):
+        risks.append("token vectors are made of every chunk, on this machine, and stored: up to 25 kB a chunk")
     if declaration.model.dimension > HNSW_MAX_VECTOR_DIMENSION:
         risks.append(f"over {HNSW_MAX_VECTOR_DIMENSION} dimensions: vectors are stored as halfvec (16-bit floats)")
     if declaration.backend == "mock":

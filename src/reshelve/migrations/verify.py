@@ -16,9 +16,9 @@ from reshelve.errors import NotFoundError
 from reshelve.evaluation.runs import recall_against_exact
 from reshelve.indexing.comparing import Comparison, compare, repair, sweep_orphans
 from reshelve.indexing.draining import drain
-from reshelve.indexing.feeding import read_chunks
 from reshelve.indexing.outbox import require_triggers
 from reshelve.indexing.spending import account
+from reshelve.indexing.vectors import read_chunks
 from reshelve.stores.protocol import Hit
 
 _MOST_PASSES = 6
@@ -74,7 +74,7 @@ async def verify_index(backends: Backends, index: Index) -> Verification:
         if found.equal and not mended:
             break
         # What the model refuses stays missing, however often it is tried.
-        others = found.extra or found.flaws or found.wordless or mended
+        others = found.extra or found.flaws or found.wordless or found.tokenless or mended
         only_refused = set(found.missing) <= found.refused.keys() and not others
         if passes == _MOST_PASSES or (passes > 1 and only_refused):
             break
@@ -116,6 +116,7 @@ def _names(found: Comparison) -> list[str]:
         ),
         *map(_too_many, found.extra),
         *(f"chunk {chunk}: its words are not those of its text" for chunk in found.wordless),
+        *(f"chunk {chunk}: its token vectors are missing, or were changed" for chunk in found.tokenless),
     ][:_NAMED_FOR_PEOPLE]
 
 
@@ -129,6 +130,8 @@ def _problems(backends: Backends, found: Comparison, *, cosine: float | None, re
         problems.append(f"{len(found.extra)} vectors have no chunk")
     if found.flaws:
         problems.append(f"{len(found.flaws)} vectors are damaged")
+    if found.tokenless:
+        problems.append(f"{len(found.tokenless)} chunks have no token vectors, or wrong ones")
     if found.wordless:
         problems.append(f"{len(found.wordless)} chunks are not found by their words")
     if not problems and found.source_checksum != found.index_checksum:

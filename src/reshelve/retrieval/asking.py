@@ -154,9 +154,10 @@ async def ask(backends: Backends, index: Index, query: str, options: Options) ->
     rerank = options.rerank or backends.settings.search.rerank
     asked = _Asked(backends=backends, index=index, query=query, options=options, mode=mode, rerank=rerank)
     async with backends.pins.reading(index.id):
-        if mode != "lexical" or rerank == "late_interaction":
+        if mode != "lexical" or rerank != "none":
             # What it takes to load a model is no search's time.
-            await open_reranker(backends, await backends.embedders.of(index.model_id), rerank)
+            await backends.embedders.of(index.model_id)
+            await open_reranker(backends, index, rerank)
         began = time.perf_counter()
         legs = await _legs(asked)
         known = {hit.chunk_id: hit.passage for hits in legs.values() for hit in hits if hit.passage is not None}

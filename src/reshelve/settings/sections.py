@@ -131,6 +131,7 @@ class SearchSettings(_Section):
     `rerank` puts the best `rerank_candidates` in a new order, in which the closer look has `rerank_weight`:
     `late_interaction` compares token with token (the tokens of the index's own model, else of the built-in one, or of
     the FastEmbed model that `late_interaction_model` names), `cross_encoder` is FastEmbed's `cross_encoder_model`.
+    With `late_interaction` the token vectors of the passages are stored beside the index, which a migration changes.
     """
 
     mode: Literal["dense", "lexical", "hybrid"] = "hybrid"
@@ -143,6 +144,7 @@ class SearchSettings(_Section):
     rerank: Literal["none", "late_interaction", "cross_encoder"] = "none"
     rerank_candidates: int = Field(default=30, ge=2, le=200)
     rerank_weight: float = Field(default=0.5, gt=0, le=1)
+    late_interaction: bool = False
     late_interaction_model: str | None = Field(default=None, min_length=1)
     cross_encoder_model: str = Field(default="Xenova/ms-marco-MiniLM-L-6-v2", min_length=1)
 
