@@ -1,8 +1,8 @@
 """A hybrid search with a rerank of 30: from stored token vectors, and with token vectors made at the search.
 
 What is stored comes of made-up token vectors, as many a passage as SciFact has on the mean: real ones of so many
-passages would take half an hour. They are reduced, packed, written, fetched and compared as real ones are, and the query
-goes through the built-in model. What the reduction costs in quality is held against real ones in docs/decisions/0028.
+passages would take half an hour. They are reduced, packed, written, fetched and compared as real ones are, and the
+query goes through the built-in model. What the reduction costs in quality is in docs/decisions/0028.
 """
 
 from __future__ import annotations

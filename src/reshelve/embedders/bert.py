@@ -69,7 +69,8 @@ class BertEmbedder:
     async def token_vectors(self, texts: Sequence[str], *, of_query: bool = False) -> list[Vectors]:
         self._refuse_if_closed()
         ready = prefixed(texts, self.model.query_prefix if of_query else self.model.document_prefix)
-        encoded, special = await asyncio.to_thread(self._tokens, ready)
+        little = sum(map(len, ready)) <= LITTLE_CHARACTERS
+        encoded, special = self._tokens(ready) if little else await asyncio.to_thread(self._tokens, ready)
         found: list[Vectors] = [np.empty((0, self.model.dimension), np.float32)] * len(ready)
 
         async def fill_one(batch: list[int]) -> None:
