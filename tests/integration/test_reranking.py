@@ -236,8 +236,8 @@ async def test_to_store_them_or_not_is_a_migration(settings_of: SettingsOf, tiny
         async with writing(library):
             migration = await library.apply(cutover=True)
         assert migration.state is State.SOAKING
-        # None of what was there: only what the writers put in, where the new index came first.
-        assert migration.embedded_rows < plan.rows / 4
+        # What was there has its vectors already; how much the writers put in is left to chance.
+        assert migration.reused_rows > plan.rows / 2
         await assert_indexes_equal_source(library)
         index = await serving(library)
         found = await library.search(QUERY, rerank="late_interaction", explain=True)
