@@ -163,7 +163,7 @@ def test_the_whole_road(shop: Shop) -> None:
     assert [result["metadata"] for result in found["results"]] == [{"shelf": 2}] * 5
     found = shop.json("search", "sandstone moonlight", "--rerank", "late_interaction", "--explain")
     assert "rerank" in found["legs_ms"]
-    assert all("late_interaction" in result["places"] for result in found["results"])
+    assert all("late_interaction" in result["legs"] for result in found["results"])
     wrong = shop.error("search", "sandstone", "--filter", '{"shelf": {"$lte3": 3}}')
     assert (wrong["code"], wrong["advice"].partition("?")[0]) == ("input", 'Did you mean "$lte"')
     assert "Nothing to change" in shop.run("apply")[0]

@@ -44,7 +44,7 @@ def test_documents_and_searches(client: reshelve.Client, tmp_path: Path) -> None
     assert type(found) is Found
     assert [(each.document_id, each.model) for each in found.results] == [(DOOR["id"], "hashing-64")]
     closer = client.search("blue pot", rerank="late_interaction", explain=True)
-    assert all(each.places and "late_interaction" in each.places for each in closer.results)
+    assert all(each.legs and "late_interaction" in each.legs for each in closer.results)
     stored = client.document(DOOR["id"])
     assert (type(stored), stored.text, stored.title) == (StoredDocument, DOOR["text"], "The door")
     page = client.list_documents(limit=1)

@@ -23,7 +23,6 @@ _Read = TypeVar("_Read")
 SCHEMA = "reshelve"
 PATIENCE_SECONDS = 20.0
 """For so long a server that is away is waited for: it may be starting again."""
-_READ_TRIES = 3
 _OPTIONS = "-c hnsw.iterative_scan=strict_order -c application_name=reshelve"
 
 
@@ -109,8 +108,11 @@ class Database:
             yield connection
 
     async def read(self, act: Callable[[Connection], Awaitable[_Read]]) -> _Read:
-        """What `act` reads with a connection of the service. Done again where the connection is lost on the way."""
-        for tries_left in reversed(range(_READ_TRIES)):
+        """What `act` reads with a connection of the service. Done again where the connection is lost on the way.
+
+        As often as the pool has connections, and twice more: each of them may be one that is about to end.
+        """
+        for tries_left in reversed(range(self.service_pool_size + 2)):
             async with self.service() as connection:
                 try:
                     found = await act(connection)

@@ -39,7 +39,7 @@ async def drain(backends: Backends, indexes: Sequence[Index], *, timeout_seconds
         barrier = await snapshot_xmax(connection)
     while True:
         for index in indexes:
-            changes += await _feed(backends, index)
+            changes += await _feed(backends, index, barrier=barrier)
         async with backends.database.service() as connection:
             ended = await older_than(connection, barrier)
             left = [await pending(connection, index.id, below_xid=barrier) for index in indexes]
@@ -55,7 +55,8 @@ async def drain(backends: Backends, indexes: Sequence[Index], *, timeout_seconds
             await asyncio.sleep(0.005)
 
 
-async def _feed(backends: Backends, index: Index) -> int:
+async def _feed(backends: Backends, index: Index, *, barrier: int) -> int:
+    """Until all from before the barrier is in. What comes after it may come faster than it is taken in."""
     taken = 0
     wrong_answers = 0
     while True:
@@ -72,6 +73,9 @@ async def _feed(backends: Backends, index: Index) -> int:
         taken += worked
         if not worked:
             return taken
+        async with backends.database.service() as connection:
+            if not await pending(connection, index.id, below_xid=barrier):
+                return taken
 
 
 async def wait_for_write(
