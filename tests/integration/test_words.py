@@ -52,6 +52,15 @@ async def test_words_are_found_by_their_stems_and_stop_words_by_nothing(library:
     assert await ids(library, "key", min_score=100.0) == []
 
 
+async def test_of_a_long_query_the_rarest_words_count(library: Library) -> None:
+    common = [f"common{number}" for number in range(100)]
+    texts = {f"d{number}": " ".join(common) for number in range(20)}
+    texts["rare"] = " ".join([f"rare{number}" for number in range(64)])
+    await library.ingest([reshelve.Document(external_id=key, content=text) for key, text in texts.items()])
+    assert await ids(library, " ".join([*common, *texts["rare"].split()]), top_k=50) == ["rare"]
+    assert len(await ids(library, " ".join(common[:64]), top_k=50)) == 20
+
+
 async def test_scores_are_bm25_of_the_tenants_own_passages(library: Library) -> None:
     chance = random.Random(5)
     texts = {

@@ -33,6 +33,8 @@ from reshelve.stores.scope import living
 
 _LOOKED_AT = 100
 """So many of the best are looked at first, for those that live inside the scope."""
+_MOST_WORDS = 64
+"""Of a longer query the rarest words count: what they find, the commoner ones would only confirm."""
 _ROWS_A_TIER = 16
 """Of so many rows of one word and about one size one is made, sixteen times the size."""
 _FOLD_LOCK = 0x7265_7366
@@ -359,12 +361,19 @@ async def search(
 
 
 _LOOK_UP: LiteralString = """
+    WITH asked AS (
+        SELECT hashtextextended(v.lexeme, hashtextextended(%s, 0)) AS word, cardinality(v.positions) AS repeated
+        FROM unnest(to_tsvector({configuration}::regconfig, %s)) v
+    ), q AS (
+        SELECT word, repeated FROM asked ORDER BY CASE WHEN (SELECT count(*) FROM asked) > {most} THEN (
+            SELECT sum(octet_length(p.records)) FROM {postings} p WHERE p.word = asked.word
+        ) END LIMIT {most}
+    ), t AS (
+        SELECT sum(passages)::bigint AS passages, sum(length)::bigint AS length FROM {totals}
+        WHERE tenant = hashtextextended(%s, 0)
+    )
     SELECT q.word, q.repeated, p.records, coalesce(t.passages, 0), coalesce(t.length, 0)
-    FROM (SELECT sum(passages)::bigint AS passages, sum(length)::bigint AS length FROM {totals}
-          WHERE tenant = hashtextextended(%s, 0)) t,
-         (SELECT hashtextextended(v.lexeme, hashtextextended(%s, 0)) AS word, cardinality(v.positions) AS repeated
-          FROM unnest(to_tsvector({configuration}::regconfig, %s)) v) q
-    JOIN {postings} p ON p.word = q.word ORDER BY q.word
+    FROM t, q JOIN {postings} p ON p.word = q.word ORDER BY q.word
 """
 
 
@@ -372,7 +381,8 @@ async def _looked_up(
     connection: Connection, index: Index, query: str, *, tenant: str
 ) -> tuple[list[QueryWord], int, int]:
     """The query's words that any passage has, and the tenant's passages and their length in words."""
-    cursor = await connection.execute(_filled(_LOOK_UP, index), [tenant, tenant, query], binary=True)
+    statement = _filled(_LOOK_UP, index, most=sql.Literal(_MOST_WORDS))
+    cursor = await connection.execute(statement, [tenant, query, tenant], binary=True)
     rows = await cursor.fetchall()
     words = [
         QueryWord(repeated=repeated, postings=[np.frombuffer(row[2], POSTING) for row in of_word])
