@@ -91,8 +91,9 @@ def judged(tmp_path: Path) -> Path:
 
 
 def _judging(scene: Scene, judged: Path, model: str) -> Path:
+    """By meaning alone: words find the judged documents whatever the model, and however its vectors are damaged."""
     lines = rollout_lines(schedule='"10%:1h, 100%:1h"', judged_queries=json.dumps(str(judged)), require_judged="true")
-    return scene.declare(model, extra=lines)
+    return scene.declare(model, extra=f'{lines}\n[rag.search]\nmode = "dense"\n')
 
 
 DAMAGE = """

@@ -101,7 +101,7 @@ async def drop(connection: Connection, index: Index) -> None:
 # The words of some chunks: key, chunk, tenant, how often. A chunk of nothing but stop words has one row without a key.
 _CUT: LiteralString = """
     SELECT c.id AS chunk_id, hashtextextended(d.tenant, 0) AS tenant,
-           least(cardinality(v.positions), 32767)::smallint AS frequency,
+           least(coalesce(cardinality(v.positions), 0), 32767)::smallint AS frequency,
            hashtextextended(v.lexeme, hashtextextended(d.tenant, 0)) AS word
     FROM chunks c JOIN documents d ON d.id = c.document_id
     LEFT JOIN LATERAL unnest(to_tsvector({configuration}::regconfig, c.content)) v ON true
