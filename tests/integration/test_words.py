@@ -139,7 +139,7 @@ async def german(settings_of: SettingsOf) -> AsyncGenerator[Library]:
         assert found.mode == "dense"
         with pytest.raises(InputError, match="cannot be searched by words"):
             await library.search("Häuser", mode="lexical")
-    ranges = "[rag.migration]\nrange_rows = 10\n"
+    ranges = "[rag.migration]\nrange_rows = 10\n[rag.rollout]\nparallel = true\n"
     async with reshelve.connect(settings_of(f'{HASHING}{ranges}[rag.search]\nlanguage = "german"')) as library:
         yield library
 
@@ -156,6 +156,11 @@ async def test_another_language_is_a_migration_that_embeds_nothing(german: Libra
     assert migration.embedded_rows == 0
     assert await ids(german, "Haus") == ["haus"]
     assert (await german.search("alte Häuser")).mode == "hybrid"
+    # The index that was there before has no words, and is not asked for them beside the new one.
+    for _ in range(8):
+        await ids(german, "Haus")
+    await asyncio.sleep(0.3)
+    assert all(breaker.state == "closed" for breaker in german.backends.breakers.states().values())
     await assert_indexes_equal_source(german)
     await german.cleanup(skip_soak=True)
     assert await ids(german, "Haus") == ["haus"]

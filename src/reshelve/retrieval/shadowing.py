@@ -29,6 +29,9 @@ def offer_shadow(backends: Backends, route: Route, answered: Answer, *, arm: Arm
     if route.new is None or not settings.enabled or random.random() >= sample:
         return
     other = route.new if arm is Arm.SERVING else route.old
+    if options.mode == "lexical" and not other.has_words:
+        # It would say so, and be held to have failed.
+        return
 
     async def compare() -> None:
         await _compare(backends, route, other, answered, query=query, options=options)
