@@ -18,7 +18,7 @@ from reshelve.domain.migration import State
 from reshelve.errors import InputError
 from reshelve.library import Library
 from reshelve.settings import Settings
-from reshelve.stores import lexical
+from reshelve.stores import lexical, word_search
 from tests.support.oracle import assert_indexes_equal_source
 from tests.support.writers import documents, writing
 
@@ -281,4 +281,6 @@ async def test_words_are_refused_to_a_scope_of_all_tenants(library: Library) -> 
     index = await serving(library)
     async with library.backends.database.service() as connection:
         with pytest.raises(reshelve.ReshelveError, match="by words"):
-            await lexical.search(connection, index, "key", limit=5, scope=Scope(tenant=None), bm25=Bm25(k1=1.2, b=0.75))
+            await word_search.search(
+                connection, index, "key", limit=5, scope=Scope(tenant=None), bm25=Bm25(k1=1.2, b=0.75)
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from abc import abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -129,9 +130,9 @@ class Chats(Documents):
             raise InputError(report.refused[0].reason)
 
     @property
+    @abstractmethod
     def _messages(self) -> Documents:
         """The library, as of the collection of messages."""
-        raise NotImplementedError
 
     def _say_once(self) -> None:
         """In the log, and once a process."""

@@ -19,7 +19,7 @@ from reshelve.domain.indexes import Index, Metric, Scope
 from reshelve.errors import InputError
 from reshelve.retrieval.highlighting import Span, highlights
 from reshelve.retrieval.reranking import Rerank, open_reranker, reranked
-from reshelve.stores import lexical
+from reshelve.stores import word_search
 from reshelve.stores.protocol import Hit, Passage
 from reshelve.stores.scope import passages
 from reshelve.tasks import cancel_and_wait
@@ -225,7 +225,7 @@ async def _lexical(asked: _Asked) -> list[Hit]:
     bm25 = Bm25(k1=search.bm25_k1, b=search.bm25_b)
 
     async def look_up(connection: Connection) -> list[Hit]:
-        return await lexical.search(
+        return await word_search.search(
             connection, asked.index, asked.query, limit=asked.deep, scope=asked.options.scope, bm25=bm25
         )
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 from reshelve.database.pools import Connection
 from reshelve.domain.indexes import Index
-from reshelve.stores.lexical import matching_words
+from reshelve.stores.word_search import matching_words
 
 Span = tuple[int, int]
 _WORD = re.compile(r"\w+")

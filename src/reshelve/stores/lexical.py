@@ -1,4 +1,4 @@
-"""Search by words: BM25 over postings in PostgreSQL, whatever store holds the vectors.
+"""The words of an index, in PostgreSQL, whatever store holds the vectors. They are searched in `word_search`.
 
 Indexes of one chunking and one language share their words, in three tables:
 
@@ -14,27 +14,19 @@ are left behind, shown to nobody, until they are folded. Stems and stop words ar
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import LiteralString
 
 import numpy as np
-import psycopg
 from psycopg import sql
 
 from reshelve.database import arrays
-from reshelve.domain.bm25 import POSTING, Bm25, QueryWord, best_passages
-from reshelve.domain.indexes import Index, Scope
-from reshelve.errors import StoreError
-from reshelve.stores.protocol import Connection, Hit
-from reshelve.stores.scope import living
+from reshelve.domain.bm25 import POSTING
+from reshelve.domain.indexes import Index
+from reshelve.stores.protocol import Connection
 
-_LOOKED_AT = 100
-"""So many of the best are looked at first, for those that live inside the scope."""
-_MOST_WORDS = 64
-"""Of a longer query the rarest words count: what they find, the commoner ones would only confirm."""
 _ROWS_A_TIER = 16
 """Of so many rows of one word and about one size one is made, sixteen times the size."""
 _FOLD_LOCK = 0x7265_7366
@@ -45,7 +37,8 @@ def table_names(index: Index) -> list[str]:
     return [f"lexical_{kind}_{index.chunking_id}_{index.language}" for kind in ("postings", "passages", "totals")]
 
 
-def _filled(statement: LiteralString, index: Index, **more: sql.Composable) -> sql.Composed:
+def filled(statement: LiteralString, index: Index, **more: sql.Composable) -> sql.Composed:
+    """The statement on this index's tables, in its language."""
     postings, passages, totals = (sql.Identifier("reshelve", name) for name in table_names(index))
     return sql.SQL(statement).format(
         postings=postings,
@@ -63,7 +56,7 @@ async def create(connection: Connection, index: Index) -> None:
         return
     name, _, _ = table_names(index)
     await connection.execute(
-        _filled(
+        filled(
             """
             CREATE TABLE IF NOT EXISTS {passages} (
                 chunk_id bigint PRIMARY KEY, tenant bigint NOT NULL, length smallint NOT NULL, checksum bigint NOT NULL
@@ -95,7 +88,7 @@ async def create(connection: Connection, index: Index) -> None:
 async def drop(connection: Connection, index: Index) -> None:
     """The caller knows that no other index shares them."""
     if index.has_words:
-        await connection.execute(_filled("DROP TABLE IF EXISTS {postings}, {passages}, {totals}", index))
+        await connection.execute(filled("DROP TABLE IF EXISTS {postings}, {passages}, {totals}", index))
 
 
 # The words of some chunks: key, chunk, tenant, how often. A chunk of nothing but stop words has one row without a key.
@@ -143,20 +136,20 @@ _REMOVE: LiteralString = """
 async def add(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
     """The words of those chunks that live and are not there yet."""
     if index.has_words and chunk_ids:
-        await connection.execute(_filled(_ADD, index, chosen=sql.SQL("c.id = ANY(%s)"), sums=_SUMS), [list(chunk_ids)])
+        await connection.execute(filled(_ADD, index, chosen=sql.SQL("c.id = ANY(%s)"), sums=_SUMS), [list(chunk_ids)])
 
 
 async def add_range(connection: Connection, index: Index, *, lo: int, hi: int) -> None:
     """The same for every chunk whose id is from `lo` to `hi`."""
     if index.has_words:
-        await connection.execute(_filled(_ADD, index, chosen=sql.SQL("c.id BETWEEN %s AND %s"), sums=_SUMS), [lo, hi])
+        await connection.execute(filled(_ADD, index, chosen=sql.SQL("c.id BETWEEN %s AND %s"), sums=_SUMS), [lo, hi])
 
 
 async def remove_dead(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
     """Those of the chunks that live no more: other indexes may share the words of those that do."""
     if index.has_words:
         chosen = sql.SQL("p.chunk_id = ANY(%s) AND NOT EXISTS (SELECT FROM chunks c WHERE c.id = p.chunk_id)")
-        await connection.execute(_filled(_REMOVE, index, chosen=chosen), [list(chunk_ids)])
+        await connection.execute(filled(_REMOVE, index, chosen=chosen), [list(chunk_ids)])
 
 
 async def replace(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
@@ -167,22 +160,22 @@ async def replace(connection: Connection, index: Index, chunk_ids: Sequence[int]
     if not index.has_words:
         return
     await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_FOLD_LOCK, index.chunking_id))
-    await connection.execute(_filled(_REMOVE, index, chosen=sql.SQL("p.chunk_id = ANY(%s)")), [list(chunk_ids)])
+    await connection.execute(filled(_REMOVE, index, chosen=sql.SQL("p.chunk_id = ANY(%s)")), [list(chunk_ids)])
     async with connection.cursor("postings", binary=True) as cursor:
-        await cursor.execute(_filled("SELECT id, records FROM {postings} FOR UPDATE", index))
+        await cursor.execute(filled("SELECT id, records FROM {postings} FOR UPDATE", index))
         async for row_id, records in cursor:
             postings = np.frombuffer(records, POSTING)
             kept = postings[~np.isin(postings["chunk"], chunk_ids)]
             if len(kept) < len(postings):
                 await connection.execute(
-                    _filled("UPDATE {postings} SET records = %s WHERE id = %s", index), [kept.tobytes(), row_id]
+                    filled("UPDATE {postings} SET records = %s WHERE id = %s", index), [kept.tobytes(), row_id]
                 )
     await add(connection, index, chunk_ids)
 
 
 def holdings(index: Index) -> sql.Composed:
     """A relation (chunk_id, content_hash), the hash NULL, of the chunks whose words are there."""
-    return _filled("(SELECT chunk_id, NULL::uuid AS content_hash FROM {passages})", index)
+    return filled("(SELECT chunk_id, NULL::uuid AS content_hash FROM {passages})", index)
 
 
 async def recount(connection: Connection, index: Index) -> int:
@@ -192,19 +185,20 @@ async def recount(connection: Connection, index: Index) -> int:
     """
     if not index.has_words:
         return 0
-    cursor = await connection.execute(
-        _filled(
-            """
-            INSERT INTO {totals} (tenant, passages, length)
-            SELECT tenant, sum(passages), sum(length) FROM (
-                SELECT tenant, count(*) AS passages, sum(length) AS length FROM {passages} GROUP BY tenant
-                UNION ALL SELECT tenant, -sum(passages), -sum(length) FROM {totals} GROUP BY tenant
-            ) both_sides GROUP BY tenant HAVING sum(passages) <> 0 OR sum(length) <> 0
-            """,
-            index,
-        )
-    )
+    async with connection.transaction():
+        # Two at once would both add what is missing.
+        await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_FOLD_LOCK, index.chunking_id))
+        cursor = await connection.execute(filled(_RECOUNT, index))
     return cursor.rowcount
+
+
+_RECOUNT: LiteralString = """
+    INSERT INTO {totals} (tenant, passages, length)
+    SELECT tenant, sum(passages), sum(length) FROM (
+        SELECT tenant, count(*) AS passages, sum(length) AS length FROM {passages} GROUP BY tenant
+        UNION ALL SELECT tenant, -sum(passages), -sum(length) FROM {totals} GROUP BY tenant
+    ) both_sides GROUP BY tenant HAVING sum(passages) <> 0 OR sum(length) <> 0
+"""
 
 
 async def wrong(connection: Connection, index: Index, *, sample: int, most: int) -> list[int]:
@@ -214,7 +208,7 @@ async def wrong(connection: Connection, index: Index, *, sample: int, most: int)
     transaction, which sees one state. Takes some bytes of memory a passage.
     """
     cursor = await connection.execute(
-        _filled("SELECT chunk_id, length, checksum FROM {passages} ORDER BY chunk_id", index), binary=True
+        filled("SELECT chunk_id, length, checksum FROM {passages} ORDER BY chunk_id", index), binary=True
     )
     passages = np.array(
         await cursor.fetchall(), np.dtype([("chunk", np.int64), ("length", np.int16), ("checksum", np.int64)])
@@ -225,7 +219,7 @@ async def wrong(connection: Connection, index: Index, *, sample: int, most: int)
     differ = np.zeros(len(passages), bool)
     async with connection.cursor("postings", binary=True) as cursor:
         cursor.itersize = 2000
-        await cursor.execute(_filled("SELECT word, records FROM {postings}", index))
+        await cursor.execute(filled("SELECT word, records FROM {postings}", index))
         async for word, records in cursor:
             postings = np.frombuffer(records, POSTING)
             slots = np.searchsorted(passages["chunk"], postings["chunk"].astype(np.int64))
@@ -241,9 +235,9 @@ async def wrong(connection: Connection, index: Index, *, sample: int, most: int)
 
 
 async def _not_of_their_text(connection: Connection, index: Index, *, rows: int) -> set[int]:
-    cut = _filled(_CUT, index, chosen=sql.SQL("c.id IN (SELECT chunk_id FROM sample)"))
+    cut = filled(_CUT, index, chosen=sql.SQL("c.id IN (SELECT chunk_id FROM sample)"))
     cursor = await connection.execute(
-        _filled(
+        filled(
             """
             WITH sample AS MATERIALIZED (
                 SELECT * FROM {passages} ORDER BY hashint8extended(chunk_id, 11), chunk_id LIMIT %s
@@ -267,7 +261,7 @@ async def fold(connection: Connection, index: Index) -> None:
     """
     if not index.has_words:
         return
-    cursor = await connection.execute(_filled(_MANY, index), [_ROWS_A_TIER])
+    cursor = await connection.execute(filled(_MANY, index), [_ROWS_A_TIER])
     many = [row[0] for row in await cursor.fetchall()]
     for start in range(0, len(many), _WORDS_AT_ONCE):
         async with connection.transaction():
@@ -278,7 +272,7 @@ async def fold(connection: Connection, index: Index) -> None:
             if row is None or not row[0]:
                 return
             await _fold_postings(connection, index, many[start : start + _WORDS_AT_ONCE])
-    await connection.execute(_filled(_FOLD_TOTALS, index), [_ROWS_A_TIER])
+    await connection.execute(filled(_FOLD_TOTALS, index), [_ROWS_A_TIER])
 
 
 _MANY: LiteralString = "SELECT DISTINCT word FROM {postings} GROUP BY word, tier HAVING count(*) >= %s"
@@ -297,7 +291,7 @@ _FOLD_TOTALS: LiteralString = """
 
 
 async def _fold_postings(connection: Connection, index: Index, words: Sequence[int]) -> None:
-    cursor = await connection.execute(_filled(_TAKE_OUT, index), [list(words), _ROWS_A_TIER], binary=True)
+    cursor = await connection.execute(filled(_TAKE_OUT, index), [list(words), _ROWS_A_TIER], binary=True)
     taken = sorted(await cursor.fetchall())
     if not taken:
         return
@@ -307,13 +301,13 @@ async def _fold_postings(connection: Connection, index: Index, words: Sequence[i
     }
     met = np.unique(np.concatenate([postings["chunk"] for postings in merged.values()]).astype(np.int64))
     cursor = await connection.execute(
-        _filled("SELECT chunk_id FROM {passages} WHERE chunk_id = ANY(%b::bigint[])", index), [arrays.bigints(met)]
+        filled("SELECT chunk_id FROM {passages} WHERE chunk_id = ANY(%b::bigint[])", index), [arrays.bigints(met)]
     )
     alive = np.array([row[0] for row in await cursor.fetchall()], dtype=np.int64)
     kept = {word: postings[np.isin(postings["chunk"], alive)] for word, postings in merged.items()}
     async with connection.cursor() as writing:
         await writing.executemany(
-            _filled("INSERT INTO {postings} (word, tier, records) VALUES (%s, %s, %b)", index),
+            filled("INSERT INTO {postings} (word, tier, records) VALUES (%s, %s, %b)", index),
             [(word, _tier(len(postings)), postings.tobytes()) for word, postings in kept.items() if len(postings)],
         )
 
@@ -328,78 +322,3 @@ async def tidy(connection: Connection, index: Index) -> None:
     if index.has_words:
         for name in table_names(index):
             await connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier("reshelve", name)))
-
-
-async def search(
-    connection: Connection, index: Index, query: str, *, limit: int, scope: Scope, bm25: Bm25
-) -> list[Hit]:
-    """The passages that have words of the query, best first, by their BM25 among the tenant's own.
-
-    Raises StoreError for an index without words, or a scope of all tenants: a score is made of one tenant's counts.
-    """
-    if not index.has_words or scope.tenant is None:
-        raise StoreError(f"index {index.id} cannot be searched by words", advice="Search with mode dense.")
-    try:
-        words, passages, length = await _looked_up(connection, index, query, tenant=scope.tenant)
-        most = sum(word.containing for word in words)
-        deep = max(2 * limit, _LOOKED_AT)
-        while True:
-            best = await asyncio.to_thread(
-                best_passages, words, bm25, passages=passages, length=length, most=min(deep, most)
-            )
-            inside = await living(connection, index, [chunk for chunk, _ in best], scope)
-            hits = [Hit(chunk, score) for chunk, score in best if chunk in inside]
-            if len(hits) >= limit or deep >= most:
-                return hits[:limit]
-            # Of the best, few live inside the scope: more are looked at.
-            deep *= 20
-    except psycopg.errors.UndefinedTable as error:
-        raise StoreError(
-            f"the words of index {index.id} were dropped",
-            advice="Search again: the route names the index that serves now.",
-        ) from error
-
-
-_LOOK_UP: LiteralString = """
-    WITH asked AS (
-        SELECT hashtextextended(v.lexeme, hashtextextended(%s, 0)) AS word, cardinality(v.positions) AS repeated
-        FROM unnest(to_tsvector({configuration}::regconfig, %s)) v
-    ), q AS (
-        SELECT word, repeated FROM asked ORDER BY CASE WHEN (SELECT count(*) FROM asked) > {most} THEN (
-            SELECT sum(octet_length(p.records)) FROM {postings} p WHERE p.word = asked.word
-        ) END LIMIT {most}
-    ), t AS (
-        SELECT sum(passages)::bigint AS passages, sum(length)::bigint AS length FROM {totals}
-        WHERE tenant = hashtextextended(%s, 0)
-    )
-    SELECT q.word, q.repeated, p.records, coalesce(t.passages, 0), coalesce(t.length, 0)
-    FROM t, q JOIN {postings} p ON p.word = q.word ORDER BY q.word
-"""
-
-
-async def _looked_up(
-    connection: Connection, index: Index, query: str, *, tenant: str
-) -> tuple[list[QueryWord], int, int]:
-    """The query's words that any passage has, and the tenant's passages and their length in words."""
-    statement = _filled(_LOOK_UP, index, most=sql.Literal(_MOST_WORDS))
-    cursor = await connection.execute(statement, [tenant, query, tenant], binary=True)
-    rows = await cursor.fetchall()
-    words = [
-        QueryWord(repeated=repeated, postings=[np.frombuffer(row[2], POSTING) for row in of_word])
-        for (_, repeated), of_word in groupby(rows, key=lambda row: (row[0], row[1]))
-    ]
-    return words, rows[0][3] if rows else 0, rows[0][4] if rows else 0
-
-
-async def matching_words(connection: Connection, index: Index, query: str, words: Collection[str]) -> set[str]:
-    """Those of the words that have a stem of the query's. An index without a language takes words as they are."""
-    language = index.language if index.has_words else "simple"
-    cursor = await connection.execute(
-        """
-        SELECT w FROM unnest(%(words)s::text[]) w
-        WHERE tsvector_to_array(to_tsvector(%(language)s::regconfig, w))
-              && tsvector_to_array(to_tsvector(%(language)s::regconfig, %(query)s))
-        """,
-        {"words": list(words), "language": f"pg_catalog.{language}", "query": query},
-    )
-    return {row[0] for row in await cursor.fetchall()}

@@ -45,6 +45,7 @@ def read_documents(
 def _matching(path: Path) -> list[Path]:
     if not _WILD & set(str(path)):
         return []
+    # Path.glob takes no absolute pattern.
     return sorted(Path(found) for found in glob.glob(str(path), recursive=True))  # noqa: PTH207
 
 
