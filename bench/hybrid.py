@@ -72,6 +72,41 @@ async def measure(server: Server, *, rows: int) -> list[Figure]:
     ]
 
 
+async def million(server: Server) -> AsyncGenerator[list[Figure]]:
+    """By words alone, among many: what is read and scored grows with the postings of the query's words."""
+    yield await _by_words(server, rows=1_000_000)
+
+
+async def _by_words(server: Server, *, rows: int) -> list[Figure]:
+    database = server.database("words")
+    async with opened(settings_for(database, '[rag.embedding]\nmodel = "hashing-384"\n'), worker=False) as library:
+        await put_in(library, rows, fed=False, source=texts(seed=1))
+        index = await _serving(library)
+        began = time.perf_counter()
+        async with library.backends.database.owner() as connection:
+            for low in range(1, rows, 1000):
+                await lexical.add_range(connection, index, lo=low, hi=low + 999)
+                if low % 64_000 == 1:
+                    await lexical.fold(connection, index)
+            await lexical.tidy(connection, index)
+        written = time.perf_counter() - began
+        times = await _times(library, "lexical")
+        began = time.perf_counter()
+        async with library.backends.database.owner() as connection, connection.transaction():
+            damaged = await lexical.wrong(connection, index, sample=1000, most=10)
+        verified = time.perf_counter() - began
+        assert not damaged
+        octets = await _octets(library, index)
+    name = f"search by words, {rows:,} passages of {_WORDS_A_TEXT} words"
+    return [
+        Figure(name=f"{name}, p50", value=statistics.median(times), unit="ms"),
+        Figure(name="  p95", value=statistics.quantiles(times, n=20)[18], unit="ms"),
+        Figure(name="  words written", value=rows / written, unit="rows/s"),
+        Figure(name="  all of them verified", value=verified, unit="s"),
+        Figure(name="  bytes of words a passage", value=octets / rows, unit="B"),
+    ]
+
+
 async def _serving(library: Library) -> Index:
     async with library.backends.database.service() as connection:
         return (await get_route(connection, library.settings.collection)).serving

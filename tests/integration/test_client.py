@@ -16,7 +16,7 @@ import pytest
 import reshelve
 from reshelve import errors
 from reshelve.api.app import create_app
-from reshelve.client import Found, StoredDocument, Written, calls
+from reshelve.client import Found, StoredDocument, Written, answers, calls
 from reshelve.settings import Settings
 from tests.support.served import in_a_thread
 
@@ -78,8 +78,10 @@ async def test_the_same_verbs_awaited(url: str) -> None:
 
 
 def test_every_call_is_a_verb_of_both() -> None:
-    named = {name for name, call in vars(calls).items() if inspect.isfunction(call) and not name.startswith("_")}
-    named -= {"answered", "found", "page", "quote", "written", "made_of", "dataclass"}
+    functions = [each for module in (calls, answers) for each in vars(module).values() if inspect.isfunction(each)]
+    returned = {each.__name__: each.__annotations__.get("return", "") for each in functions}
+    named = {name for name, kind in returned.items() if kind.startswith("Call[") and not name.startswith("_")}
+    assert {"search", "ask", "chat", "rollback"} <= named
     for kind in (reshelve.Client, reshelve.AsyncClient):
         assert {name for name in named if not hasattr(kind, name)} == set()
         assert "best first" in (kind.search.__doc__ or "")

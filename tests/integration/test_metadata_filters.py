@@ -135,6 +135,15 @@ async def ids(library: reshelve.Library, filters: dict[str, Any], **more: Any) -
     return {result.document_id for result in found.results}
 
 
+async def test_by_words_too_only_what_the_filter_leaves_is_found(library: reshelve.Library) -> None:
+    """Even where hundreds of others score higher."""
+    rare = {"_id": "rare", "text": "a shelf among " + " ".join(f"word{n}" for n in range(60)), "metadata": {"rare": 1}}
+    await library.ingest([rare, *({"_id": str(n), "text": f"shelf {n}", "metadata": {"n": n}} for n in range(300))])
+    assert await ids(library, {"rare": {"$exists": True}}, mode="lexical") == {"rare"}
+    assert await ids(library, {"n": {"$lt": 3}}, mode="lexical") == {"0", "1", "2"}
+    assert await ids(library, {"n": {"$lt": 0}}, mode="lexical") == set()
+
+
 async def test_names_and_values_stay_what_they_are(library: reshelve.Library) -> None:
     rows = [{"_id": str(n), "text": f"shelf {n}", "metadata": {name: name}} for n, name in enumerate(HOSTILE)]
     await library.ingest([*rows, {"_id": "other", "text": "shelf", "tenant_of": "x"}])

@@ -26,9 +26,9 @@ from reshelve.settings import AnsweringSettings
 ABSTENTION = "The passages that were found do not hold an answer to this."
 
 
-async def answer(backends: Backends, question: Question) -> Answered:
-    """The whole answer. Raises what the search raises, and AnswerError where the language model fails."""
-    async with aclosing(answer_events(backends, question)) as events:
+async def whole(events: AsyncGenerator[Event]) -> Answered:
+    """The whole answer, which the events end with."""
+    async with aclosing(events):
         async for event in events:
             if isinstance(event, Answered):
                 return event
@@ -36,8 +36,9 @@ async def answer(backends: Backends, question: Question) -> Answered:
 
 
 async def answer_events(backends: Backends, question: Question) -> AsyncGenerator[Event]:
-    """Passages, then pieces of the answer, then all of it with its checked citations. Raises as `answer` does.
+    """Passages, then pieces of the answer, then all of it with its checked citations.
 
+    Raises what the search raises, and AnswerError where the language model fails.
     Closing it early closes the request to the language model.
     """
     settings = backends.settings.answering

@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from reshelve.client.results import (
-    Answered,
     Cleaned,
     EmbeddingsOfModel,
     Feedback,
@@ -22,7 +21,6 @@ from reshelve.client.results import (
     SearchableModel,
     StoredDocument,
     Written,
-    answered,
     found,
     made_of,
     page,
@@ -31,8 +29,6 @@ from reshelve.client.results import (
 
 _T = TypeVar("_T")
 _Body = Mapping[str, Any]
-ANSWER_SECONDS = 300.0
-"""A language model takes its time, and the service tries it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +49,7 @@ class Call(Generic[_T]):
 
 
 def _asked(path: str, read: Callable[[Any], _T], *, method: str = "GET", body: Any = None, **params: Any) -> Call[_T]:
-    given = {name: value for name, value in params.items() if value is not None}
-    return Call(method=method, path=path, read=read, params=given, body=body, headers={})
+    return Call(method=method, path=path, read=read, params=given(**params), body=body, headers={})
 
 
 def _write(
@@ -67,12 +62,12 @@ def _write(
     files: Sequence[tuple[str, tuple[str, bytes]]] | None = None,
     **params: Any,
 ) -> Call[_T]:
-    given = {name: value for name, value in params.items() if value is not None}
     headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-    return Call(method=method, path=path, read=read, params=given, body=body, files=files, headers=headers)
+    return Call(method=method, path=path, read=read, params=given(**params), body=body, files=files, headers=headers)
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def given(**values: Any) -> dict[str, Any]:
+    """Those that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -105,7 +100,7 @@ def search(
     lexical or hybrid; `rerank` is none, late_interaction or cross_encoder. The next page is asked for by
     `cursor=found.next`.
     """
-    body = _given(
+    body = given(
         query=query,
         top_k=top_k,
         filters=dict(filters) if filters is not None else None,
@@ -128,38 +123,6 @@ def search(
         explain=explain,
     )
     return _asked("/api/v1/search", found, method="POST", body=body)
-
-
-def ask(
-    question: str,
-    *,
-    top_k: int | None = None,
-    style: str | None = None,
-    summary: bool | None = None,
-    filters: Mapping[str, Any] | None = None,
-    tenant: str = "",
-    user: str | None = None,
-    session: str | None = None,
-    collection: str | None = None,
-    model: str | None = None,
-) -> Call[Answered]:
-    """An answer from the documents, with its checked citations. `style` is "minimal", "concise" or "detailed"."""
-    body = _given(
-        query=question,
-        top_k=top_k,
-        style=style,
-        summary=summary,
-        filters=dict(filters) if filters is not None else None,
-        tenant=tenant,
-        user=user,
-        session=session,
-        collection=collection,
-        model=model,
-    )
-    place = "/api/v1/query"
-    return Call(
-        method="POST", path=place, read=answered, params={}, body=body, headers={}, timeout_seconds=ANSWER_SECONDS
-    )
 
 
 def add(
@@ -292,7 +255,7 @@ def feedback(
     def read(answer: _Body) -> Feedback:
         return made_of(Feedback, answer)
 
-    body = _given(
+    body = given(
         search_id=search_id,
         chunk_id=chunk_id,
         index=index,
@@ -347,7 +310,7 @@ def start_migration(
     key: str | None = None,
 ) -> Call[MigrationReport]:
     """Start what the service's settings file asks for. Returns at once: the service carries it out."""
-    body = _given(schedule=schedule, max_rate=max_rate, budget_usd=budget_usd, tenant=tenant, collection=collection)
+    body = given(schedule=schedule, max_rate=max_rate, budget_usd=budget_usd, tenant=tenant, collection=collection)
     return _write("POST", "/api/v1/migrations", _report, key=key, body=body)
 
 
@@ -363,11 +326,11 @@ def migration(id: int) -> Call[MigrationReport]:
 
 
 def pause(id: int, *, reason: str | None = None, key: str | None = None) -> Call[MigrationReport]:
-    return _write("POST", f"/api/v1/migrations/{id}/pause", _report, key=key, body=_given(reason=reason))
+    return _write("POST", f"/api/v1/migrations/{id}/pause", _report, key=key, body=given(reason=reason))
 
 
 def resume(id: int, *, budget_usd: float | None = None, key: str | None = None) -> Call[MigrationReport]:
-    return _write("POST", f"/api/v1/migrations/{id}/resume", _report, key=key, body=_given(budget_usd=budget_usd))
+    return _write("POST", f"/api/v1/migrations/{id}/resume", _report, key=key, body=given(budget_usd=budget_usd))
 
 
 def rollout(id: int, percent: float, *, key: str | None = None) -> Call[MigrationReport]:

@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import httpx
 
-from reshelve.client import calls, chats
+from reshelve.client import answers, calls
 from reshelve.client.calls import Call
 from reshelve.client.failures import failure_of, pause_before, unreachable, unreadable
 from reshelve.errors import ReshelveError
@@ -47,11 +47,11 @@ class _Verb(Generic[_P, _T]):
 
 class _Verbs:
     search = _Verb(calls.search)
-    ask = _Verb(calls.ask)
-    chat = _Verb(chats.chat)
-    chat_sessions = _Verb(chats.chat_sessions)
-    chat_messages = _Verb(chats.chat_messages)
-    delete_chat = _Verb(chats.delete_chat)
+    ask = _Verb(answers.ask)
+    chat = _Verb(answers.chat)
+    chat_sessions = _Verb(answers.chat_sessions)
+    chat_messages = _Verb(answers.chat_messages)
+    delete_chat = _Verb(answers.delete_chat)
     add = _Verb(calls.add)
     add_files = _Verb(calls.add_files)
     replace = _Verb(calls.replace)

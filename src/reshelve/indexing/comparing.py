@@ -66,21 +66,21 @@ async def sweep_orphans(backends: Backends, index: Index, *, on_found: Callable[
         relations.append(tokens.holdings(index))
     orphans = sql.SQL(
         "SELECT h.chunk_id FROM ({}) h LEFT JOIN chunks c ON c.id = h.chunk_id AND c.chunking_id = {} "
-        "WHERE c.id IS NULL ORDER BY h.chunk_id LIMIT {}"
+        "WHERE c.id IS NULL AND h.chunk_id > %s ORDER BY h.chunk_id LIMIT {}"
     ).format(
         sql.SQL(" UNION ").join(sql.SQL("SELECT chunk_id FROM {} h").format(each) for each in relations),
         sql.Literal(index.chunking_id),
         sql.Literal(_NAMED),
     )
-    swept = 0
+    swept, last = 0, 0
     while True:
         async with backends.database.service() as connection:
-            found = [row[0] for row in await (await connection.execute(orphans)).fetchall()]
+            found = [row[0] for row in await (await connection.execute(orphans, (last,))).fetchall()]
         if not found:
             return swept + await _recount(backends, index)
         on_found(found)
         await delete_entries(backends, index, found)
-        swept += len(found)
+        swept, last = swept + len(found), found[-1]
 
 
 async def _recount(backends: Backends, index: Index) -> int:

@@ -10,7 +10,7 @@ from reshelve.library.part import Part
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from reshelve.answering.results import Answered, Event, Question
+    from reshelve.answering.results import Answered, Event
     from reshelve.domain.styles import Style
 
 
@@ -33,10 +33,20 @@ class Answers(Part):
         The passages are found as `search` finds them. `style` and `summary` None: by the wording of the question.
         Raises AnswerError where the language model fails.
         """
-        from reshelve.answering.answers import answer
+        from reshelve.answering.answers import whole
 
-        asked = self._question(question, top_k, tenant, filters, user, session, model, style, summary)
-        return await answer(self.backends, asked)
+        events = self.ask_events(
+            question,
+            top_k=top_k,
+            tenant=tenant,
+            filters=filters,
+            user=user,
+            session=session,
+            model=model,
+            style=style,
+            summary=summary,
+        )
+        return await whole(events)
 
     def ask_events(
         self,
@@ -53,22 +63,6 @@ class Answers(Part):
     ) -> AsyncGenerator[Event]:
         """The same as it comes: `Passages`, then `Delta`s, then `Answered`. Close it (`contextlib.aclosing`)."""
         from reshelve.answering.answers import answer_events
-
-        asked = self._question(question, top_k, tenant, filters, user, session, model, style, summary)
-        return answer_events(self.backends, asked)
-
-    def _question(
-        self,
-        question: str,
-        top_k: int | None,
-        tenant: str,
-        filters: dict[str, Any] | None,
-        user: str | None,
-        session: str | None,
-        model: str | None,
-        style: Style | None,
-        summary: bool | None,
-    ) -> Question:
         from reshelve.answering.results import Question
         from reshelve.domain.filters import parse_filter
         from reshelve.retrieval.asking import Options
@@ -85,4 +79,4 @@ class Answers(Part):
             session=session,
             models=() if model is None else (model,),
         )
-        return Question(search=search, style=style, summary=summary)
+        return answer_events(self.backends, Question(search=search, style=style, summary=summary))

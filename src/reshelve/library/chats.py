@@ -36,13 +36,9 @@ class Chats(Documents):
         The reply rests on the collection's documents, on the end of the session, and on what the same user said
         earlier. Without a language model there is no such memory, and replies are extractive.
         """
-        from reshelve.answering.results import Answered
+        from reshelve.answering.answers import whole
 
-        async with aclosing(self.chat_events(session, content, user=user, tenant=tenant, style=style)) as events:
-            async for event in events:
-                if isinstance(event, Answered):
-                    return event
-        raise AssertionError("the events of an answer end with it")
+        return await whole(self.chat_events(session, content, user=user, tenant=tenant, style=style))
 
     async def chat_events(
         self, session: str, content: str, *, user: str, tenant: str = "", style: Style | None = None

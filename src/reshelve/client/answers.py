@@ -1,4 +1,4 @@
-"""The calls of chats: how each is asked for, and what its answer becomes."""
+"""The calls of questions and chats: how each is asked for, and what its answer becomes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,50 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from reshelve.client.calls import ANSWER_SECONDS, Call
+from reshelve.client.calls import Call, given
 from reshelve.client.results import Answered, ChatSession, Message, answered, made_of
 
 _SESSIONS = "/api/v1/chat/sessions"
 _Body = Mapping[str, Any]
+_ANSWER_SECONDS = 300.0
+"""A language model takes its time, and the service tries it again."""
+
+
+def ask(
+    question: str,
+    *,
+    top_k: int | None = None,
+    style: str | None = None,
+    summary: bool | None = None,
+    filters: Mapping[str, Any] | None = None,
+    tenant: str = "",
+    user: str | None = None,
+    session: str | None = None,
+    collection: str | None = None,
+    model: str | None = None,
+) -> Call[Answered]:
+    """An answer from the documents, with its checked citations. `style` is "minimal", "concise" or "detailed"."""
+    body = given(
+        query=question,
+        top_k=top_k,
+        style=style,
+        summary=summary,
+        filters=dict(filters) if filters is not None else None,
+        tenant=tenant,
+        user=user,
+        session=session,
+        collection=collection,
+        model=model,
+    )
+    return Call(
+        method="POST",
+        path="/api/v1/query",
+        read=answered,
+        params={},
+        body=body,
+        headers={},
+        timeout_seconds=_ANSWER_SECONDS,
+    )
 
 
 def chat(
@@ -24,9 +63,7 @@ def chat(
     key: str | None = None,
 ) -> Call[Answered]:
     """Say something in a session of yours to name; the reply. Both are kept, and remembered for this user."""
-    given = {"style": style, "collection": collection}
-    body = {"content": content, "user": user, "tenant": tenant}
-    body |= {name: value for name, value in given.items() if value is not None}
+    body = given(content=content, user=user, tenant=tenant, style=style, collection=collection)
     return Call(
         method="POST",
         path=f"{_SESSIONS}/{session}/messages",
@@ -34,7 +71,7 @@ def chat(
         params={},
         body=body,
         headers={"Idempotency-Key": key or str(uuid.uuid4())},
-        timeout_seconds=ANSWER_SECONDS,
+        timeout_seconds=_ANSWER_SECONDS,
     )
 
 
