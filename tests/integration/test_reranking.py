@@ -232,7 +232,10 @@ async def test_to_store_them_or_not_is_a_migration(settings_of: SettingsOf, tiny
     async with reshelve.connect(settings_of(tiny + STORED)) as library:
         plan = await library.plan()
         assert [(change.what, change.before) for change in plan.changes] == [("token vectors", "none")]
+        # The vectors are there; the token vectors are what takes time, and most of the disk.
         assert plan.reused_rows == plan.rows
+        assert plan.embed_seconds > 0
+        assert 0 < plan.token_vector_bytes < plan.disk_bytes
         async with writing(library):
             migration = await library.apply(cutover=True)
         assert migration.state is State.SOAKING
@@ -246,6 +249,9 @@ async def test_to_store_them_or_not_is_a_migration(settings_of: SettingsOf, tiny
     # Other parameters of the graph, and none of the tokens is made again: they are copied.
     other = "[rag.vector_storage.hnsw]\nm = 8\n"
     async with reshelve.connect(settings_of(tiny + STORED + other)) as library:
+        plan = await library.plan()
+        assert plan.embed_seconds == 0
+        assert 0 < plan.token_vector_bytes < plan.disk_bytes
         await library.apply(cutover=True)
         await assert_indexes_equal_source(library)
         await library.cleanup(skip_soak=True)

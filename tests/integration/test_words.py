@@ -144,6 +144,19 @@ async def german(settings_of: SettingsOf) -> AsyncGenerator[Library]:
         yield library
 
 
+async def test_a_plan_counts_words_that_are_not_there_yet(settings_of: SettingsOf) -> None:
+    async def planned(language: str, *, other: str = "") -> reshelve.Plan:
+        async with reshelve.connect(settings_of(f'{HASHING}{other}[rag.search]\nlanguage = "{language}"')) as library:
+            await library.ingest(documents(50))
+            return await library.plan()
+
+    assert not (await planned("english")).needed
+    graph = "[rag.vector_storage.hnsw]\nm = 8\n"
+    same, german, none = [await planned(language, other=graph) for language in ("english", "german", "none")]
+    assert same.disk_bytes == none.disk_bytes < german.disk_bytes
+    assert same.build_seconds < german.build_seconds
+
+
 async def test_another_language_is_a_migration_that_embeds_nothing(german: Library) -> None:
     plan = await german.plan()
     assert [(change.what, change.before, change.after) for change in plan.changes] == [

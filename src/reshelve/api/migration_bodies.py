@@ -65,6 +65,7 @@ class PlanAnswer(BaseModel):
     cost_usd: float
     seconds: float
     disk_bytes: int
+    token_vector_bytes: int
     sql: list[str]
     risks: list[str]
 

@@ -71,4 +71,5 @@ def _costs(plan: Plan) -> Iterator[RenderableType]:
     yield f"  time    about {duration(plan.seconds)}: {duration(plan.embed_seconds)} to embed{probe}; " + (
         f"{duration(plan.build_seconds)} to build"
     )
-    yield f"  disk    {size(plan.disk_bytes)} beside the index that serves"
+    part = f", {size(plan.token_vector_bytes)} of it token vectors" if plan.token_vector_bytes else ""
+    yield f"  disk    {size(plan.disk_bytes)} beside the index that serves{part}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reshelve.domain.models import Vectors
 
 STORED_DIMENSIONS = 96
-"""So many bytes a token. Of 64, 96 and 128 the least whose loss is within 0.002 nDCG@10 (docs/decisions/0026)."""
+"""So many bytes a token. Of 64, 96 and 128 the least whose loss is within 0.002 nDCG@10 (docs/decisions/0028)."""
 _SEED = 26
 _ONE_THREAD = 1 << 18
 """Multiplications. OpenBLAS shares larger products among threads, and where the cores are busy to wait for those takes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from reshelve.corpus.chunkers import Chunker
 from reshelve.corpus.ingest import as_document
 from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
-from reshelve.domain.indexes import NO_TOKENS, Index, IndexState
+from reshelve.domain.indexes import NO_LANGUAGE, NO_TOKENS, Index, IndexState
+from reshelve.domain.late_interaction import STORED_DIMENSIONS
 from reshelve.domain.migration import Action, Facts, State, foresee
 from reshelve.domain.models import RegisteredModel
 from reshelve.embedders.protocol import Embedder
@@ -23,6 +24,11 @@ _PROBE_CHUNKS = 64
 _PROBE_DOCUMENTS = 200
 _BUILD_ROWS_PER_SECOND = 5000.0
 """HNSW build, 384 dimensions, m 16, ef_construction 64, two workers: measured on two cores. A guide, not a promise."""
+_WORDS_TOKENS_PER_SECOND = 600_000.0
+_WORDS_BYTES_A_TOKEN = 16
+"""English abstracts just ingested; a guide too. A rewritten table takes 10."""
+_TOKEN_ROW_BYTES = 150
+"""Beside the vectors themselves: the row, its key, and the pieces that TOAST cuts it into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +42,9 @@ class Change:
 class Plan:
     """`rows` chunks, of which `reused_rows` have their vector already; `tokens` and `cost_usd` are for the others.
 
-    `seconds` is for embedding (from a probe with the new model on real chunks) and building. `disk_bytes` is what the
-    new index takes beside the old one.
+    `embed_seconds` is for vectors and stored token vectors, as a probe with the new model on real chunks makes those
+    that are not there yet; `build_seconds` for the words and the graph. `disk_bytes` is what the new index takes beside
+    the old one, words and token vectors included; `token_vector_bytes` is their share.
     """
 
     collection: str
@@ -50,6 +57,7 @@ class Plan:
     embed_seconds: float
     build_seconds: float
     disk_bytes: int
+    token_vector_bytes: int
     probe_rows_per_second: float
     sql: list[str]
     risks: list[str]
@@ -74,9 +82,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Volume:
+    """`tokens`: of all the rows. The others say what another index of the same chunks has already."""
+
     rows: int
-    reused: int
     tokens: int
+    has_vectors: bool = False
+    has_words: bool = False
+    has_token_vectors: bool = False
 
 
 async def make_plan(
@@ -92,12 +104,13 @@ async def make_plan(
         changes = _changes(serving, chunking, declaration)
         existing = await find_declared(connection, declaration, route.collection_id)
         volume = await _volume(connection, serving, declaration, embedder, chunking, existing)
-        probe = await _probe(connection, serving, embedder) if volume.rows > volume.reused else 0.0
+        probe = await _probe(backends, connection, serving, declaration, embedder, volume)
         next_index = await catalog.next_index_id(connection)
         built = existing is not None and await backends.stores.of(existing).built(connection, existing)
         registered = await catalog.get_model(connection, serving.model_id)
-    fresh = volume.rows - volume.reused
+    tokens = 0 if volume.has_vectors else volume.tokens
     ready = existing is not None and existing.state is IndexState.READY
+    token_vector_bytes = 0 if ready else _token_vector_bytes(declaration, volume)
     steps = tuple(step.percent for step in backends.settings.rollout.steps)
     judging = backends.settings.rollout.judged_queries is not None
     facts = Facts(rows_left=volume.rows, steps_left=steps, judging=judging)
@@ -108,12 +121,13 @@ async def make_plan(
         changes=changes,
         actions=list(foresee(State.PLANNED, facts)) if changes else [],
         rows=volume.rows,
-        reused_rows=volume.reused,
-        tokens=volume.tokens,
-        cost_usd=declaration.model.cost_usd(volume.tokens),
-        embed_seconds=fresh / probe if probe else 0.0,
-        build_seconds=0.0 if built else _build_seconds(declaration, volume.rows),
-        disk_bytes=0 if ready else _disk_bytes(declaration, volume.rows),
+        reused_rows=volume.rows if volume.has_vectors else 0,
+        tokens=tokens,
+        cost_usd=declaration.model.cost_usd(tokens),
+        embed_seconds=volume.rows / probe if probe else 0.0,
+        build_seconds=_words_seconds(declaration, volume) + _graph_seconds(declaration, 0 if built else volume.rows),
+        disk_bytes=0 if ready else _disk_bytes(declaration, volume),
+        token_vector_bytes=token_vector_bytes,
         probe_rows_per_second=probe,
         sql=_sql(declaration, existing.id if existing else next_index),
         risks=_risks(declaration, serving, volume, existing) + _keyless(backends, declaration, registered),
@@ -173,16 +187,26 @@ async def _volume(
     # Rows of one space have their vectors already, whichever index holds them.
     cursor = await connection.execute(
         """
-        SELECT count(*), coalesce(sum(token_count), 0), EXISTS (
-            SELECT FROM indexes i JOIN embedding_models m ON m.id = i.model_id
-            WHERE i.chunking_id = %(chunking)s AND i.state = 'ready' AND m.fingerprint = %(fingerprint)s
-        ) FROM chunks WHERE chunking_id = %(chunking)s
+        WITH ready AS (
+            SELECT m.fingerprint, i.language, i.token_space FROM indexes i JOIN embedding_models m ON m.id = i.model_id
+            WHERE i.chunking_id = %(chunking)s AND i.state = 'ready'
+        )
+        SELECT count(*), coalesce(sum(token_count), 0)::bigint,
+               EXISTS (SELECT FROM ready WHERE fingerprint = %(fingerprint)s),
+               EXISTS (SELECT FROM ready WHERE language = %(language)s),
+               EXISTS (SELECT FROM ready WHERE token_space = %(token_space)s)
+        FROM chunks WHERE chunking_id = %(chunking)s
         """,
-        {"chunking": chunking_id, "fingerprint": declaration.model.fingerprint},
+        {
+            "chunking": chunking_id,
+            "fingerprint": declaration.model.fingerprint,
+            "language": declaration.language,
+            "token_space": declaration.token_space,
+        },
     )
     row = await cursor.fetchone()
     assert row is not None
-    return _Volume(rows=row[0], reused=row[0] if row[2] else 0, tokens=0 if row[2] else int(row[1]))
+    return _Volume(rows=row[0], tokens=row[1], has_vectors=row[2], has_words=row[3], has_token_vectors=row[4])
 
 
 async def _volume_after_cutting(
@@ -208,11 +232,25 @@ async def _volume_after_cutting(
     )
     row = await cursor.fetchone()
     scale = (row[0] if row else 0) / characters if characters else 0.0
-    return _Volume(rows=round(pieces * scale), reused=0, tokens=round(tokens * scale))
+    return _Volume(rows=round(pieces * scale), tokens=round(tokens * scale))
 
 
-async def _probe(connection: Connection, serving: Index, embedder: Embedder) -> float:
-    """Chunks per second through the new model, measured on some of the real ones."""
+async def _probe(
+    backends: Backends,
+    connection: Connection,
+    serving: Index,
+    declaration: Declaration,
+    embedder: Embedder,
+    volume: _Volume,
+) -> float:
+    """Chunks per second through all that has to be made of them, measured on some of the real ones."""
+    work: list[Callable[[list[str]], Awaitable[object]]] = []
+    if not volume.has_vectors:
+        work.append(embedder.embed_documents)
+    if declaration.token_space != NO_TOKENS and not volume.has_token_vectors:
+        work.append((await backends.rerankers.of_space(embedder, declaration.token_space)).token_vectors)
+    if not work:
+        return 0.0
     cursor = await connection.execute(
         "SELECT content FROM chunks WHERE chunking_id = %s ORDER BY hashint8extended(id, 7) LIMIT %s",
         (serving.chunking_id, _PROBE_CHUNKS),
@@ -220,13 +258,15 @@ async def _probe(connection: Connection, serving: Index, embedder: Embedder) -> 
     texts = [row[0] for row in await cursor.fetchall()]
     if not texts:
         return 0.0
-    await embedder.embed_documents(texts[:2])
+    for make in work:
+        await make(texts[:2])
     started = time.perf_counter()
-    await embedder.embed_documents(texts)
+    for make in work:
+        await make(texts)
     return len(texts) / (time.perf_counter() - started)
 
 
-def _build_seconds(declaration: Declaration, rows: int) -> float:
+def _graph_seconds(declaration: Declaration, rows: int) -> float:
     """Comparisons grow with ef_construction and m, and each costs its dimensions."""
     if declaration.backend != "pgvector":
         return 0.0
@@ -234,7 +274,30 @@ def _build_seconds(declaration: Declaration, rows: int) -> float:
     return rows * work / _BUILD_ROWS_PER_SECOND
 
 
-def _disk_bytes(declaration: Declaration, rows: int) -> int:
+def _words_seconds(declaration: Declaration, volume: _Volume) -> float:
+    return 0.0 if _has_its_words(declaration, volume) else volume.tokens / _WORDS_TOKENS_PER_SECOND
+
+
+def _words_bytes(declaration: Declaration, volume: _Volume) -> int:
+    return 0 if _has_its_words(declaration, volume) else volume.tokens * _WORDS_BYTES_A_TOKEN
+
+
+def _has_its_words(declaration: Declaration, volume: _Volume) -> bool:
+    return declaration.language == NO_LANGUAGE or volume.has_words
+
+
+def _token_vector_bytes(declaration: Declaration, volume: _Volume) -> int:
+    if declaration.token_space == NO_TOKENS:
+        return 0
+    return volume.tokens * STORED_DIMENSIONS + volume.rows * _TOKEN_ROW_BYTES
+
+
+def _disk_bytes(declaration: Declaration, volume: _Volume) -> int:
+    vectors = _vector_bytes(declaration, volume.rows)
+    return vectors + _words_bytes(declaration, volume) + _token_vector_bytes(declaration, volume)
+
+
+def _vector_bytes(declaration: Declaration, rows: int) -> int:
     """A table row and its primary key, and a graph element: the vector again, and 2 m neighbours of 6 bytes."""
     if declaration.backend != "pgvector":
         return 0
@@ -268,10 +331,10 @@ def _risks(declaration: Declaration, serving: Index, volume: _Volume, existing: 
         risks.append(f"index {existing.id} is this already, and was fed all along: only verified again, then switched")
     if declaration.model.fingerprint != serving.model.fingerprint:
         risks.append("scores of the two models are not comparable: thresholds on scores have to be chosen anew")
-    if declaration.model.price_per_million_tokens and volume.tokens:
+    if declaration.model.price_per_million_tokens and not volume.has_vectors:
         risks.append("while both indexes are fed, every write is embedded twice: once for each model")
-    if declaration.token_space not in (NO_TOKENS, serving.token_space):
-        risks.append("token vectors are made of every chunk, on this machine, and stored: up to 25 kB a chunk")
+    if declaration.token_space != NO_TOKENS and declaration.model.provider == "openai":
+        risks.append("token vectors are made on this machine, of every chunk, while the endpoint embeds the texts")
     if declaration.model.dimension > HNSW_MAX_VECTOR_DIMENSION:
         risks.append(f"over {HNSW_MAX_VECTOR_DIMENSION} dimensions: vectors are stored as halfvec (16-bit floats)")
     if declaration.backend == "mock":
