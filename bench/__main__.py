@@ -1,6 +1,7 @@
 """`python -m bench` measures everything; `python -m bench backfill search` only these.
 
-`python -m bench chunking --collection PATH` compares chunkers, which needs a collection that is not here.
+`python -m bench chunking --collection PATH` compares chunkers, `python -m bench reduction --collection PATH` what fewer
+bytes a token vector cost: both need a collection that is not here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from bench import backfill, chunking, http, hybrid, memory, rerank, rollout, search, switch
+from bench import backfill, chunking, http, hybrid, memory, reduction, rerank, rollout, search, switch
 from bench.figures import Figure, show
 from bench.shelf import Server, server
 
@@ -78,14 +79,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     choice = f"{', '.join(everything)}; all of these, if none is named. By name alone: {', '.join(LONG)}"
     parser.add_argument("names", nargs="*", metavar="NAME", help=choice)
-    parser.add_argument("--collection", type=Path, help="texts and questions, for `chunking`")
+    parser.add_argument("--collection", type=Path, help="texts and questions, for `chunking` and `reduction`")
     parser.add_argument("--chunk-size", type=int, action="append", help="tokens, for `chunking`; 200. Repeatable")
     parser.add_argument("--peer-python", help="an interpreter that has sentence-transformers, for `embedders`")
     options = parser.parse_args()
-    if "chunking" in options.names:
+    if alone := {"chunking", "reduction"}.intersection(options.names):
         if options.collection is None or len(options.names) > 1:
-            parser.error("`chunking` is measured alone, and needs --collection PATH")
-        chunking.run(options.collection, sizes=options.chunk_size or [200])
+            parser.error(f"`{alone.pop()}` is measured alone, and needs --collection PATH")
+        if "chunking" in alone:
+            chunking.run(options.collection, sizes=options.chunk_size or [200])
+        else:
+            reduction.run(options.collection)
         return
     unknown = set(options.names) - {*everything, *LONG}
     if unknown:

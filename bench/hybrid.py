@@ -9,9 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
 from bench.figures import Figure
-from bench.shelf import Server, opened, put_in, settings_for
-from reshelve.database.routes import get_route
-from reshelve.domain.indexes import Index
+from bench.shelf import Server, octets, opened, put_in, serving, settings_for
 from reshelve.domain.migration import State
 from reshelve.library import Library
 from reshelve.retrieval.asking import Mode
@@ -41,9 +39,9 @@ async def measure(server: Server, *, rows: int) -> list[Figure]:
         migration = await library.apply(cutover=True)
         seconds = time.perf_counter() - began
         assert migration.state is State.SOAKING, migration.reason
-        index = await _serving(library)
+        index = await serving(library)
         times = {mode: await _times(library, mode) for mode in _MODES}
-        octets = await _octets(library, index)
+        size = await octets(library, *lexical.table_names(index))
     name = f"search, {rows:,} passages of {_WORDS_A_TEXT} words"
     p50 = {mode: statistics.median(times[mode]) for mode in _MODES}
     return [
@@ -68,7 +66,7 @@ async def measure(server: Server, *, rows: int) -> list[Figure]:
         ),
         Figure(name="  both ways, p95", value=statistics.quantiles(times["hybrid"], n=20)[18], unit="ms"),
         Figure(name="  embedded, written, built and verified", value=rows / seconds, unit="rows/s"),
-        Figure(name="  bytes of words a passage", value=octets / rows, unit="B"),
+        Figure(name="  bytes of words a passage", value=size / rows, unit="B"),
     ]
 
 
@@ -81,7 +79,7 @@ async def _by_words(server: Server, *, rows: int) -> list[Figure]:
     database = server.database("words")
     async with opened(settings_for(database, '[rag.embedding]\nmodel = "hashing-384"\n'), worker=False) as library:
         await put_in(library, rows, fed=False, source=texts(seed=1))
-        index = await _serving(library)
+        index = await serving(library)
         began = time.perf_counter()
         async with library.backends.database.owner() as connection:
             for low in range(1, rows, 1000):
@@ -96,20 +94,15 @@ async def _by_words(server: Server, *, rows: int) -> list[Figure]:
             damaged = await lexical.wrong(connection, index, sample=1000, most=10)
         verified = time.perf_counter() - began
         assert not damaged
-        octets = await _octets(library, index)
+        size = await octets(library, *lexical.table_names(index))
     name = f"search by words, {rows:,} passages of {_WORDS_A_TEXT} words"
     return [
         Figure(name=f"{name}, p50", value=statistics.median(times), unit="ms"),
         Figure(name="  p95", value=statistics.quantiles(times, n=20)[18], unit="ms"),
         Figure(name="  words written", value=rows / written, unit="rows/s"),
         Figure(name="  all of them verified", value=verified, unit="s"),
-        Figure(name="  bytes of words a passage", value=octets / rows, unit="B"),
+        Figure(name="  bytes of words a passage", value=size / rows, unit="B"),
     ]
-
-
-async def _serving(library: Library) -> Index:
-    async with library.backends.database.service() as connection:
-        return (await get_route(connection, library.settings.collection)).serving
 
 
 async def _times(library: Library, mode: Mode) -> list[float]:
@@ -120,17 +113,6 @@ async def _times(library: Library, mode: Mode) -> list[float]:
         await library.search(query, mode=mode)
         found.append((time.perf_counter() - began) * 1000)
     return found[20:]
-
-
-async def _octets(library: Library, index: Index) -> int:
-    async with library.backends.database.owner() as connection:
-        cursor = await connection.execute(
-            "SELECT sum(pg_total_relation_size(to_regclass('reshelve.' || name)))::bigint FROM unnest(%s::text[]) name",
-            (lexical.table_names(index),),
-        )
-        row = await cursor.fetchone()
-    assert row is not None
-    return row[0]
 
 
 def texts(*, seed: int) -> Iterator[str]:

@@ -11,13 +11,9 @@ import statistics
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
-from psycopg import sql
-
 from bench.figures import Figure
 from bench.free_embedder import unit_vectors
-from bench.shelf import Server, opened, put_in, queries, settings_for
-from reshelve.database.routes import get_route
-from reshelve.domain.indexes import Index
+from bench.shelf import Server, octets, opened, put_in, queries, serving, settings_for
 from reshelve.domain.models import Vectors
 from reshelve.embedders.protocol import Embedder, TokenEmbedder
 from reshelve.embedders.rerankers import Rerankers
@@ -67,10 +63,10 @@ async def run(server: Server) -> AsyncGenerator[list[Figure]]:
         filling = Library(replace(library.backends, rerankers=free), worker=False)
         await filling.apply(cutover=True)
         await free.close()
-        index = await _serving(library)
+        index = await serving(library)
         plain = [each.total_ms for each in await _searches(library, SEARCHES, rerank=False)]
         reranked = await _searches(library, SEARCHES, rerank=True)
-        size = await _bytes(library, index)
+        size = await octets(library, tokens.table_name(index))
         await _forget_tokens(library)
         fresh = await _searches(library, MADE_AT_THE_SEARCH, rerank=True, warm=1)
     p50 = statistics.median(each.total_ms for each in reranked)
@@ -113,24 +109,7 @@ async def _searches(library: Library, count: int, *, rerank: bool, warm: int = 2
     return found[-count:]
 
 
-async def _serving(library: Library) -> Index:
-    async with library.backends.database.service() as connection:
-        return (await get_route(connection, library.settings.collection)).serving
-
-
 async def _forget_tokens(library: Library) -> None:
     """As if the index had none stored: each search makes its own."""
     async with library.backends.database.owner() as connection:
         await connection.execute("UPDATE indexes SET token_space = 'none'")
-
-
-async def _bytes(library: Library, index: Index) -> int:
-    async with library.backends.database.owner() as connection:
-        cursor = await connection.execute(
-            sql.SQL("SELECT pg_total_relation_size({}::regclass)").format(
-                sql.Literal(f"reshelve.{tokens.table_name(index)}")
-            )
-        )
-        row = await cursor.fetchone()
-    assert row is not None
-    return row[0]

@@ -18,7 +18,9 @@ from pydantic import SecretStr
 
 from bench.free_embedder import FreeEmbedder, WithFreeOne
 from reshelve.database import embedded, schema
+from reshelve.database.routes import get_route
 from reshelve.domain.documents import content_hash
+from reshelve.domain.indexes import Index
 from reshelve.library import Library
 from reshelve.opening import open_backends
 from reshelve.settings import Settings, parse_settings
@@ -76,6 +78,23 @@ async def opened(
         backends = replace(backends, embedders=WithFreeOne(backends, free))
     async with Library(backends, worker=worker) as library:
         yield library
+
+
+async def serving(library: Library) -> Index:
+    async with library.backends.database.service() as connection:
+        return (await get_route(connection, library.settings.collection)).serving
+
+
+async def octets(library: Library, *tables: str) -> int:
+    """What tables of the schema take on the disk, their indexes and what is free in them included."""
+    async with library.backends.database.owner() as connection:
+        cursor = await connection.execute(
+            "SELECT sum(pg_total_relation_size(to_regclass('reshelve.' || name)))::bigint FROM unnest(%s::text[]) name",
+            (list(tables),),
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return row[0]
 
 
 def texts(count: int, *, characters: int = 1000, seed: int = 7) -> Iterator[str]:

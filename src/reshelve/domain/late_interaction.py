@@ -46,15 +46,15 @@ def maxsim(query: Vectors, passages: Sequence[Vectors]) -> NDArray[np.float32]:
     return scores
 
 
-def reduce(vectors: Vectors) -> Vectors:
-    """(tokens, dimension) to (tokens, at most `STORED_DIMENSIONS`), of unit length: angles are about what they were.
+def reduce(vectors: Vectors, *, dimensions: int = STORED_DIMENSIONS) -> Vectors:
+    """(tokens, dimension) to (tokens, at most `dimensions`), of unit length: angles are about what they were.
 
     By a fixed random projection onto orthogonal directions (Johnson and Lindenstrauss, 1984): it needs no training, and
     fits every model and language alike.
     """
-    if vectors.shape[1] <= STORED_DIMENSIONS:
+    if vectors.shape[1] <= dimensions:
         return unit_rows(vectors)
-    return unit_rows(_product(vectors, _projection(vectors.shape[1])))
+    return unit_rows(_product(vectors, _projection(vectors.shape[1], dimensions)))
 
 
 def _product(left: Vectors, right: Vectors) -> Vectors:
@@ -67,19 +67,19 @@ def _product(left: Vectors, right: Vectors) -> Vectors:
 
 
 @cache
-def _projection(dimension: int) -> Vectors:
+def _projection(dimension: int, dimensions: int) -> Vectors:
     # RandomState's numbers are promised never to change, and the signs are made those of a positive diagonal.
-    drawn = np.random.RandomState(_SEED).standard_normal((dimension, STORED_DIMENSIONS))
+    drawn = np.random.RandomState(_SEED).standard_normal((dimension, dimensions))
     directions, triangle = np.linalg.qr(drawn)
     return (directions * np.sign(np.diag(triangle))).astype(np.float32)
 
 
-def pack(vectors: Vectors) -> bytes:
+def pack(vectors: Vectors, *, dimensions: int = STORED_DIMENSIONS) -> bytes:
     """Token vectors of any dimension, reduced, in signed bytes: each token's greatest component is 127.
 
     Its length is not kept: it is one.
     """
-    reduced = reduce(vectors)
+    reduced = reduce(vectors, dimensions=dimensions)
     greatest: NDArray[np.float32] = np.abs(reduced).max(axis=1, keepdims=True, initial=1e-12)
     scaled = np.round(reduced * (127 / greatest))
     return scaled.astype(np.int8).tobytes()

@@ -14,23 +14,25 @@ are left behind, shown to nobody, until they are folded. Stems and stop words ar
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from operator import itemgetter
 from typing import LiteralString
 
 import numpy as np
+from numpy.typing import NDArray
 from psycopg import sql
 
 from reshelve.database import arrays
-from reshelve.domain.bm25 import POSTING
+from reshelve.domain.bm25 import POSTING, Postings
 from reshelve.domain.indexes import Index
 from reshelve.stores.protocol import Connection
 
 _ROWS_A_TIER = 16
 """Of so many rows of one word and about one size one is made, sixteen times the size."""
 _FOLD_LOCK = 0x7265_7366
-_WORDS_AT_ONCE = 2000
+_WORDS_AT_ONCE = 500
 
 
 def table_names(index: Index) -> list[str]:
@@ -292,24 +294,42 @@ _FOLD_TOTALS: LiteralString = """
 
 async def _fold_postings(connection: Connection, index: Index, words: Sequence[int]) -> None:
     cursor = await connection.execute(filled(_TAKE_OUT, index), [list(words), _ROWS_A_TIER], binary=True)
-    taken = sorted(await cursor.fetchall())
+    taken = await cursor.fetchall()
     if not taken:
         return
-    merged = {
-        word: np.frombuffer(b"".join(records for _, records in rows), POSTING)
-        for word, rows in groupby(taken, key=lambda row: row[0])
-    }
-    met = np.unique(np.concatenate([postings["chunk"] for postings in merged.values()]).astype(np.int64))
+    of_words, postings, met = await asyncio.to_thread(_joined, taken)
     cursor = await connection.execute(
-        filled("SELECT chunk_id FROM {passages} WHERE chunk_id = ANY(%b::bigint[])", index), [arrays.bigints(met)]
+        filled(
+            "SELECT m FROM unnest(%b::bigint[]) m WHERE NOT EXISTS (SELECT FROM {passages} p WHERE p.chunk_id = m)",
+            index,
+        ),
+        [arrays.bigints(met)],
     )
-    alive = np.array([row[0] for row in await cursor.fetchall()], dtype=np.int64)
-    kept = {word: postings[np.isin(postings["chunk"], alive)] for word, postings in merged.items()}
+    dead = [row[0] for row in await cursor.fetchall()]
+    rows = await asyncio.to_thread(_rows_of_living, of_words, postings, dead)
     async with connection.cursor() as writing:
         await writing.executemany(
-            filled("INSERT INTO {postings} (word, tier, records) VALUES (%s, %s, %b)", index),
-            [(word, _tier(len(postings)), postings.tobytes()) for word, postings in kept.items() if len(postings)],
+            filled("INSERT INTO {postings} (word, tier, records) VALUES (%s, %s, %b)", index), rows
         )
+
+
+def _joined(taken: list[tuple[int, bytes]]) -> tuple[NDArray[np.int64], Postings, NDArray[np.int64]]:
+    """The word of each posting, the postings, word by word, and the chunks that are met in them."""
+    taken.sort(key=itemgetter(0))
+    postings = np.frombuffer(b"".join(records for _, records in taken), POSTING)
+    sizes = [len(records) // POSTING.itemsize for _, records in taken]
+    of_words = np.repeat(np.array([word for word, _ in taken], np.int64), sizes)
+    return of_words, postings, np.unique(postings["chunk"].astype(np.int64))
+
+
+def _rows_of_living(
+    of_words: NDArray[np.int64], postings: Postings, dead: Sequence[int]
+) -> list[tuple[int, int, bytes]]:
+    """(word, tier, records), one row a word."""
+    alive = ~np.isin(postings["chunk"].astype(np.int64), dead)
+    words, starts = np.unique(of_words[alive], return_index=True)
+    pieces = np.split(postings[alive], starts[1:])
+    return [(word, _tier(len(piece)), piece.tobytes()) for word, piece in zip(words.tolist(), pieces, strict=False)]
 
 
 def _tier(postings: int) -> int:
