@@ -13,7 +13,7 @@ from bench.shelf import Server, octets, opened, put_in, serving, settings_for
 from reshelve.domain.migration import State
 from reshelve.library import Library
 from reshelve.retrieval.asking import Mode
-from reshelve.stores import lexical
+from reshelve.stores import lexical, word_checks
 
 ROWS = 86_000
 SEARCHES = 200
@@ -91,7 +91,7 @@ async def _by_words(server: Server, *, rows: int) -> list[Figure]:
         times = await _times(library, "lexical")
         began = time.perf_counter()
         async with library.backends.database.owner() as connection, connection.transaction():
-            damaged = await lexical.wrong(connection, index, sample=1000, most=10)
+            damaged = await word_checks.wrong(connection, index, sample=1000, most=10)
         verified = time.perf_counter() - began
         assert not damaged
         size = await octets(library, *lexical.table_names(index))

@@ -17,7 +17,7 @@ from reshelve.indexing.outbox import enqueue
 from reshelve.indexing.token_rows import token_rows
 from reshelve.indexing.vectors import read_chunks
 from reshelve.indexing.writing import delete_entries
-from reshelve.stores import lexical, tokens
+from reshelve.stores import lexical, tokens, word_checks
 from reshelve.stores.protocol import Flaw
 
 _NAMED = 1000
@@ -150,7 +150,7 @@ async def _only_in(connection: Connection, one: sql.Composed, other: sql.Compose
 async def _wordless(backends: Backends, connection: Connection, index: Index, chunks: sql.Composed) -> list[int]:
     absent = await _absent(connection, index, chunks, lexical.holdings(index))
     sample = backends.settings.migration.sample_rows
-    return absent or await lexical.wrong(connection, index, sample=sample, most=_NAMED)
+    return absent or await word_checks.wrong(connection, index, sample=sample, most=_NAMED)
 
 
 async def _tokenless(connection: Connection, index: Index, chunks: sql.Composed) -> list[int]:

@@ -1,4 +1,5 @@
-"""The words of an index, in PostgreSQL, whatever store holds the vectors. They are searched in `word_search`.
+"""The words of an index, in PostgreSQL, whatever store holds the vectors. They are searched in `word_search`,
+and checked in `word_checks`.
 
 Indexes of one chunking and one language share their words, in three tables:
 
@@ -94,7 +95,7 @@ async def drop(connection: Connection, index: Index) -> None:
 
 
 # The words of some chunks: key, chunk, tenant, how often. A chunk of nothing but stop words has one row without a key.
-_CUT: LiteralString = """
+CUT: LiteralString = """
     SELECT c.id AS chunk_id, hashtextextended(d.tenant, 0) AS tenant,
            least(coalesce(cardinality(v.positions), 0), 32767)::smallint AS frequency,
            hashtextextended(v.lexeme, hashtextextended(d.tenant, 0)) AS word
@@ -102,13 +103,13 @@ _CUT: LiteralString = """
     LEFT JOIN LATERAL unnest(to_tsvector({configuration}::regconfig, c.content)) v ON true
     WHERE c.chunking_id = {chunking} AND {chosen}
 """
-_SUMS = sql.SQL(
+SUMS = sql.SQL(
     "least(coalesce(sum(frequency), 0), 32767)::smallint AS length, "
     "coalesce(sum(((word >> 24) & 1073741823) * frequency), 0)::bigint AS checksum"
 )
 _ADD: LiteralString = (
     "WITH cut AS MATERIALIZED ("
-    + _CUT
+    + CUT
     + """
         AND NOT EXISTS (SELECT FROM {passages} p WHERE p.chunk_id = c.id)
     ), fresh AS (
@@ -138,13 +139,13 @@ _REMOVE: LiteralString = """
 async def add(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
     """The words of those chunks that live and are not there yet."""
     if index.has_words and chunk_ids:
-        await connection.execute(filled(_ADD, index, chosen=sql.SQL("c.id = ANY(%s)"), sums=_SUMS), [list(chunk_ids)])
+        await connection.execute(filled(_ADD, index, chosen=sql.SQL("c.id = ANY(%s)"), sums=SUMS), [list(chunk_ids)])
 
 
 async def add_range(connection: Connection, index: Index, *, lo: int, hi: int) -> None:
     """The same for every chunk whose id is from `lo` to `hi`."""
     if index.has_words:
-        await connection.execute(filled(_ADD, index, chosen=sql.SQL("c.id BETWEEN %s AND %s"), sums=_SUMS), [lo, hi])
+        await connection.execute(filled(_ADD, index, chosen=sql.SQL("c.id BETWEEN %s AND %s"), sums=SUMS), [lo, hi])
 
 
 async def remove_dead(connection: Connection, index: Index, chunk_ids: Sequence[int]) -> None:
@@ -201,59 +202,6 @@ _RECOUNT: LiteralString = """
         UNION ALL SELECT tenant, -sum(passages), -sum(length) FROM {totals} GROUP BY tenant
     ) both_sides GROUP BY tenant HAVING sum(passages) <> 0 OR sum(length) <> 0
 """
-
-
-async def wrong(connection: Connection, index: Index, *, sample: int, most: int) -> list[int]:
-    """The first `most` passages whose postings are not those that were written, or not those of their text.
-
-    All of them are held against their checksums, and `sample` against their texts, the same ones at each call. Inside a
-    transaction, which sees one state. Takes some bytes of memory a passage.
-    """
-    cursor = await connection.execute(
-        filled("SELECT chunk_id, length, checksum FROM {passages} ORDER BY chunk_id", index), binary=True
-    )
-    passages = np.array(
-        await cursor.fetchall(), np.dtype([("chunk", np.int64), ("length", np.int16), ("checksum", np.int64)])
-    )
-    if not len(passages):
-        return []
-    sums = np.zeros(len(passages), np.int64)
-    differ = np.zeros(len(passages), bool)
-    async with connection.cursor("postings", binary=True) as cursor:
-        cursor.itersize = 2000
-        await cursor.execute(filled("SELECT word, records FROM {postings}", index))
-        async for word, records in cursor:
-            postings = np.frombuffer(records, POSTING)
-            slots = np.searchsorted(passages["chunk"], postings["chunk"].astype(np.int64))
-            slots[slots == len(passages)] = 0
-            # Those of passages that are gone are looked at by nobody.
-            living = passages["chunk"][slots] == postings["chunk"]
-            slots, postings = slots[living], postings[living]
-            np.add.at(sums, slots, ((word >> 24) & 1073741823) * postings["frequency"].astype(np.int64))
-            np.logical_or.at(differ, slots, postings["length"] != passages["length"][slots])
-    found = {*passages["chunk"][differ | (sums != passages["checksum"])].tolist()}
-    found |= await _not_of_their_text(connection, index, rows=sample)
-    return sorted(found)[:most]
-
-
-async def _not_of_their_text(connection: Connection, index: Index, *, rows: int) -> set[int]:
-    cut = filled(_CUT, index, chosen=sql.SQL("c.id IN (SELECT chunk_id FROM sample)"))
-    cursor = await connection.execute(
-        filled(
-            """
-            WITH sample AS MATERIALIZED (
-                SELECT * FROM {passages} ORDER BY hashint8extended(chunk_id, 11), chunk_id LIMIT %s
-            ), meant AS (SELECT chunk_id, {sums} FROM ({cut}) cut GROUP BY chunk_id)
-            SELECT s.chunk_id FROM sample s JOIN meant m USING (chunk_id)
-            WHERE (s.length, s.checksum) IS DISTINCT FROM (m.length, m.checksum)
-            """,
-            index,
-            cut=cut,
-            sums=_SUMS,
-        ),
-        [rows],
-    )
-    return {row[0] for row in await cursor.fetchall()}
 
 
 async def fold(connection: Connection, index: Index) -> None:
