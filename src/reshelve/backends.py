@@ -14,6 +14,7 @@ from reshelve.embedders.rerankers import Rerankers
 from reshelve.embedders.under_way import Flights, Purse
 from reshelve.llms.chat import ChatModel
 from reshelve.operations.breakers import Breakers
+from reshelve.operations.now_and_then import NowAndThen
 from reshelve.operations.recording import Recorder
 from reshelve.operations.search_cache import SearchCache
 from reshelve.operations.spare_time import SpareTime
@@ -41,6 +42,8 @@ class Backends:
     breakers: Breakers
     spare_time: SpareTime
     llm: ChatModel | None = None
+    folding: NowAndThen = field(default_factory=lambda: NowAndThen(writes=64, rest=20.0))
+    """Of the words: among a million passages only to look for what is to be folded takes about a second."""
     pace: Pace = field(default_factory=Pace)
     flights: Flights = field(default_factory=Flights)
     purses: dict[int, Purse] = field(default_factory=dict[int, Purse])

@@ -18,6 +18,7 @@ from reshelve.domain.indexes import Index, Scope
 from reshelve.domain.migration import State
 from reshelve.errors import InputError
 from reshelve.library import Library
+from reshelve.operations.now_and_then import NowAndThen
 from reshelve.settings import Settings
 from reshelve.stores import lexical, word_search
 from tests.support.oracle import assert_indexes_equal_source
@@ -90,7 +91,7 @@ async def test_scores_are_bm25_of_the_tenants_own_passages(library: Library) -> 
 async def test_what_is_changed_or_deleted_is_not_found_any_more_and_its_traces_go(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reshelve.indexing.writing._FOLD_CHANCE", 0.0)
+    monkeypatch.setattr(NowAndThen, "due", False)
     await library.ingest(KEYS)
     await library.ingest(replace(KEYS[0], content="The lamp hangs there now."))
     await library.delete(["boat"], wait=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from reshelve.backends import Backends
@@ -15,7 +14,6 @@ from reshelve.stores import lexical, tokens
 
 Acknowledge = Callable[[Connection], Awaitable[None]]
 """Marks the work as done inside the given transaction. Raises LeaseLost, which takes everything back."""
-_FOLD_CHANCE = 1 / 64
 
 
 async def write_entries(backends: Backends, index: Index, prepared: Prepared, acknowledge: Acknowledge) -> int:
@@ -41,14 +39,15 @@ async def write_entries(backends: Backends, index: Index, prepared: Prepared, ac
             await acknowledge(connection)
             crash_point("apply.before_commit")
         crash_point("apply.after_commit")
-        await _fold_now_and_then(connection, index)
+        await _fold_now_and_then(backends, connection, index)
     return written
 
 
-async def _fold_now_and_then(connection: Connection, index: Index) -> None:
+async def _fold_now_and_then(backends: Backends, connection: Connection, index: Index) -> None:
     """A word has a row more after each change: some dozens are read as fast as one."""
-    if random.random() < _FOLD_CHANCE:
-        await lexical.fold(connection, index)
+    if backends.folding.due:
+        with backends.folding.work():
+            await lexical.fold(connection, index)
 
 
 async def _enter_in_ledger(connection: Connection, index: Index, prepared: Prepared) -> None:
@@ -95,5 +94,5 @@ async def delete_entries(
                 await count_change(connection, index.collection_id)
             if acknowledge is not None:
                 await acknowledge(connection)
-        await _fold_now_and_then(connection, index)
+        await _fold_now_and_then(backends, connection, index)
     return deleted
