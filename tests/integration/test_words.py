@@ -7,9 +7,11 @@ import math
 import random
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from psycopg import sql
 
 import reshelve
 from reshelve.database.routes import get_route
@@ -19,8 +21,10 @@ from reshelve.domain.migration import State
 from reshelve.errors import InputError
 from reshelve.library import Library
 from reshelve.operations.now_and_then import NowAndThen
+from reshelve.retrieval import asking
 from reshelve.settings import Settings
 from reshelve.stores import lexical, word_search
+from reshelve.stores.scope import passages
 from tests.support.oracle import assert_indexes_equal_source
 from tests.support.writers import documents, writing
 
@@ -102,7 +106,6 @@ async def test_what_is_changed_or_deleted_is_not_found_any_more_and_its_traces_g
     for document in documents(40):
         await library.ingest(replace(document, content=f"key {document.content}"))
     await library.delete([document.external_id for document in documents(10)])
-    await assert_indexes_equal_source(library)
     before = (await library.search("key lamp", mode="lexical", top_k=50)).results
     index = await serving(library)
     assert await _postings_of_the_dead(library, index) > 0
@@ -113,6 +116,7 @@ async def test_what_is_changed_or_deleted_is_not_found_any_more_and_its_traces_g
     assert {result.document_id for result in after} == {result.document_id for result in before}
     assert len(after) == 32
     assert await _postings_of_the_dead(library, index) == 0
+    await assert_indexes_equal_source(library)
 
 
 async def _postings_of_the_dead(library: Library, index: Index) -> int:
@@ -318,3 +322,83 @@ async def test_words_are_refused_to_a_scope_of_all_tenants(library: Library) -> 
             await word_search.search(
                 connection, index, "key", limit=5, scope=Scope(tenant=None), bm25=Bm25(k1=1.2, b=0.75)
             )
+
+
+async def test_words_that_are_mended_while_a_writer_writes_them_are_found(library: Library) -> None:
+    await library.ingest([reshelve.Document(external_id=key, content=f"{key} banana") for key in ("apple", "cherry")])
+    index = await serving(library)
+    _, held, _ = lexical.table_names(index)
+    async with library.backends.database.service() as connection:
+        cursor = await connection.execute(f"DELETE FROM {held} RETURNING chunk_id".encode())
+        chunks = [row[0] for row in await cursor.fetchall()]
+        await lexical.recount(connection, index)
+    async with library.backends.database.service() as mending, library.backends.database.service() as writer:
+        writers: list[asyncio.Task[None]] = []
+        execute = mending.execute
+
+        async def and_then_the_writer(query: Any, *arguments: Any, **named: Any) -> Any:
+            cursor = await execute(query, *arguments, **named)
+            if isinstance(query, sql.Composed) and "WITH locked" in query.as_string(mending):
+                writers.append(asyncio.create_task(lexical.add(writer, index, chunks)))
+                await asyncio.wait(writers, timeout=0.2)
+            return cursor
+
+        mending.execute = and_then_the_writer
+        async with mending.transaction():
+            await lexical.replace(mending, index, chunks)
+        del mending.execute
+        await asyncio.gather(*writers)
+    assert len(writers) == 1
+    assert await ids(library, "banana") == ["apple", "cherry"]
+    await assert_indexes_equal_source(library)
+
+
+async def test_what_is_gone_makes_no_word_common(library: Library) -> None:
+    rare = [reshelve.Document(external_id=f"d{n}", content=f"rare text {n}") for n in range(100)]
+    await library.ingest([*rare, reshelve.Document(external_id="one", content="unique text alone")])
+    await library.delete([document.external_id for document in rare[1:]])
+    (left,) = (await library.search("rare", mode="lexical")).results
+    (one,) = (await library.search("unique", mode="lexical")).results
+    assert left.score == pytest.approx(one.score)
+    index = await serving(library)
+    name, _, _ = lexical.table_names(index)
+    assert (await library.verify()).passed
+    async with library.backends.database.service() as connection:
+        cursor = await connection.execute(f"SELECT sum(octet_length(records)) FROM {name}".encode())
+        # "rare", "text" and a number; "unique", "text" and "alone".
+        assert await cursor.fetchone() == (6 * POSTING.itemsize,)
+    assert await ids(library, "rare") == ["d0"]
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+@pytest.mark.parametrize("diversify", [False, True])
+async def test_pages_show_every_chunk_once(library: Library, mode: str, diversify: bool) -> None:
+    filler = "\n\n".join(f"alpha part{n} " + "filler text " * 40 for n in range(12))
+    alike = [reshelve.Document(external_id=f"same{n}", content="alpha, the very same text") for n in range(130)]
+    long = [reshelve.Document(external_id=f"long{n}", content=f"word{n} {filler}") for n in range(8)]
+    await library.ingest([*alike, *long])
+    total = (await library.status()).chunks
+    seen: list[tuple[int, int]] = []
+    cursor: str | None = None
+    while True:
+        page = await library.search("alpha text part", mode=mode, top_k=30, cursor=cursor, diversify=diversify)  # pyright: ignore[reportArgumentType]
+        seen += [(result.chunk_id, page.index) for result in page.results]
+        cursor = page.next
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == total
+
+
+async def test_in_the_place_of_a_chunk_that_goes_away_comes_the_next(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await library.ingest([reshelve.Document(external_id=f"d{n}", content=f"alpha {n}") for n in range(30)])
+    first = (await library.search("alpha", mode="lexical", top_k=1)).results[0].chunk_id
+
+    async def without_the_first(connection: Any, chunk_ids: list[int]) -> Any:
+        return {key: each for key, each in (await passages(connection, chunk_ids)).items() if key != first}
+
+    monkeypatch.setattr(asking, "passages", without_the_first)
+    page = await library.search("alpha", mode="lexical", top_k=10)
+    assert len({result.chunk_id for result in page.results} - {first}) == 10
+    assert page.next is not None

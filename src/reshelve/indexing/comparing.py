@@ -77,14 +77,17 @@ async def sweep_orphans(backends: Backends, index: Index, *, on_found: Callable[
         async with backends.database.service() as connection:
             found = [row[0] for row in await (await connection.execute(orphans, (last,))).fetchall()]
         if not found:
-            return swept + await _recount(backends, index)
+            return swept + await _tidied(backends, index)
         on_found(found)
         await delete_entries(backends, index, found)
         swept, last = swept + len(found), found[-1]
 
 
-async def _recount(backends: Backends, index: Index) -> int:
+async def _tidied(backends: Backends, index: Index) -> int:
+    """The words of what is gone are cleared away, and the totals set right; how many of those were wrong."""
     async with backends.database.service() as connection:
+        async with connection.transaction():
+            await lexical.clear(connection, index)
         return await lexical.recount(connection, index)
 
 

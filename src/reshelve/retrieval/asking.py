@@ -27,6 +27,7 @@ from reshelve.tasks import cancel_and_wait
 Mode = Literal["dense", "lexical", "hybrid"]
 MAX_DEPTH = 1000
 """No search goes deeper: offset and top_k together."""
+_SPARE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +136,10 @@ class _Asked:
         """So many hits of each leg: where they are put in another order, more than the page shows."""
         search = self.backends.settings.search
         deep = self.options.end if self.rerank == "none" else max(self.options.end, search.rerank_candidates)
-        if self.mode != "hybrid" and not self.options.diversify:
-            return deep
-        return max(deep, search.candidates)
+        if self.mode == "hybrid" or self.options.diversify:
+            return max(deep, search.candidates)
+        # Of what is found by words, a few may go away before they are read.
+        return deep + _SPARE if self.mode == "lexical" else deep
 
 
 async def ask(backends: Backends, index: Index, query: str, options: Options) -> Answer:
@@ -236,16 +238,23 @@ async def _lexical(asked: _Asked) -> list[Hit]:
 async def _page(
     asked: _Asked, ranked: Sequence[Fused[int]], known: Mapping[int, Passage], connection: Connection
 ) -> list[Result]:
-    """The results that are wanted, best first. A chunk that went away a moment ago is left out."""
+    """The results that are wanted, best first. In the place of a chunk that went away a moment ago comes the next."""
     index, options = asked.index, asked.options
     if options.min_score is not None:
         ranked = [one for one in ranked if one.score >= options.min_score]
     known = dict(known)
     if options.diversify:
-        known |= await _read(connection, ranked, known)
-        ranked = best_of_each_first(ranked, lambda one: known[one.key].document_id if one.key in known else None)
-    ranked = ranked[options.offset : options.end]
-    known |= await _read(connection, ranked, known)
+        # A page further on asks for more: of what it finds beyond, nothing is to move to the pages before.
+        head = ranked[: asked.backends.settings.search.candidates]
+        known |= await _read(connection, head, known)
+        head = best_of_each_first(head, lambda one: known[one.key].document_id if one.key in known else None)
+        ranked = [*head, *ranked[len(head) :]]
+    page: list[Fused[int]] = []
+    rest = ranked[options.offset :]
+    while rest and len(page) < options.top_k:
+        some, rest = rest[: options.top_k - len(page)], rest[options.top_k - len(page) :]
+        known |= await _read(connection, some, known)
+        page += [one for one in some if one.key in known]
     results = [
         Result(
             document_id=passage.document_id,
@@ -261,8 +270,8 @@ async def _page(
             model=index.model.name,
             legs=one.legs if options.explain else None,
         )
-        for one in ranked
-        if (passage := known.get(one.key)) is not None
+        for one in page
+        for passage in (known[one.key],)
     ]
     if not options.highlight:
         return results

@@ -11,6 +11,7 @@ from reshelve.backends import Backends
 from reshelve.domain.fusion import Fused, rerank
 from reshelve.domain.indexes import Index
 from reshelve.domain.late_interaction import maxsim, reduce, unpack
+from reshelve.domain.models import Vectors
 from reshelve.embedders.protocol import TokenEmbedder
 from reshelve.stores import tokens
 from reshelve.stores.protocol import Passage
@@ -57,9 +58,13 @@ async def _stored_scores(backends: Backends, index: Index, query: str, head: Seq
         embedder.token_vectors([query], of_query=True),
         backends.database.read(functools.partial(tokens.read, index=index, chunk_ids=head)),
     )
-    asked = reduce(of_query[0])
-    found = maxsim(asked, [unpack(each, dimension=asked.shape[1]) for each in packed.values()])
-    return dict(zip(packed, found.tolist(), strict=True))
+    found = await asyncio.to_thread(_maxsim_of_packed, of_query[0], list(packed.values()))
+    return dict(zip(packed, found, strict=True))
+
+
+def _maxsim_of_packed(query: Vectors, packed: Sequence[bytes]) -> list[float]:
+    asked = reduce(query)
+    return maxsim(asked, [unpack(each, dimension=asked.shape[1]) for each in packed]).tolist()
 
 
 async def _fresh_scores(

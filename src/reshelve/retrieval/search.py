@@ -92,7 +92,12 @@ async def _search_once(backends: Backends, request: SearchRequest) -> SearchResp
         return _response(route, answer, route.arm_of(asked.id), started)
     if backends.settings.monitoring.query_analytics:
         backends.recorder.remember_query(route.collection_id, request.options.scope.tenant or "", request.query)
-    if request.interleave and route.new is not None and share_in_force(backends.settings.rollout) != 0:
+    if (
+        request.interleave
+        and route.new is not None
+        and share_in_force(backends.settings.rollout) != 0
+        and (request.options.mode != "lexical" or (route.old.has_words and route.new.has_words))
+    ):
         response = await _interleaved(backends, request, route, route.new, started)
     else:
         response = await _routed(backends, request, route, started, version=version)

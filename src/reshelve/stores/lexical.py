@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import LiteralString
 
 import numpy as np
 from numpy.typing import NDArray
-from psycopg import sql
+from psycopg import AsyncServerCursor, sql
 
 from reshelve.database import arrays
 from reshelve.domain.bm25 import POSTING, Postings
@@ -34,6 +34,7 @@ _ROWS_A_TIER = 16
 """Of so many rows of one word and about one size one is made, sixteen times the size."""
 _FOLD_LOCK = 0x7265_7366
 _WORDS_AT_ONCE = 500
+_ROWS_AT_ONCE = 10_000
 
 
 def table_names(index: Index) -> list[str]:
@@ -163,17 +164,68 @@ async def replace(connection: Connection, index: Index, chunk_ids: Sequence[int]
     if not index.has_words:
         return
     await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_FOLD_LOCK, index.chunking_id))
-    await connection.execute(filled(_REMOVE, index, chosen=sql.SQL("p.chunk_id = ANY(%s)")), [list(chunk_ids)])
-    async with connection.cursor("postings", binary=True) as cursor:
-        await cursor.execute(filled("SELECT id, records FROM {postings} FOR UPDATE", index))
-        async for row_id, records in cursor:
-            postings = np.frombuffer(records, POSTING)
-            kept = postings[~np.isin(postings["chunk"], chunk_ids)]
-            if len(kept) < len(postings):
-                await connection.execute(
-                    filled("UPDATE {postings} SET records = %s WHERE id = %s", index), [kept.tobytes(), row_id]
-                )
+    # Whoever writes words of these chunks now is waited for, or waits: theirs would be stripped, and not written again.
     await add(connection, index, chunk_ids)
+    await connection.execute(filled(_REMOVE, index, chosen=sql.SQL("p.chunk_id = ANY(%s)")), [list(chunk_ids)])
+    doomed = np.array(chunk_ids, np.int64)
+    async with connection.cursor("postings", binary=True) as cursor:
+        await cursor.execute(filled("SELECT id, records FROM {postings}", index))
+        await _strip(connection, index, cursor, lambda chunks: np.isin(chunks, doomed))
+    await add(connection, index, chunk_ids)
+
+
+async def clear(connection: Connection, index: Index) -> None:
+    """Take away the postings of chunks that are gone. Inside a transaction. Reads all the postings there are.
+
+    Folding meets only words that many changes had.
+    """
+    if not index.has_words:
+        return
+    await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_FOLD_LOCK, index.chunking_id))
+    async with connection.cursor("postings", binary=True) as cursor:
+        await cursor.execute(filled("SELECT id, records FROM {postings}", index))
+        # Read after the postings' snapshot was taken: whatever lived then and is not here is gone.
+        living = await _living(connection, index)
+        await _strip(connection, index, cursor, lambda chunks: ~np.isin(chunks, living))
+
+
+async def _living(connection: Connection, index: Index) -> NDArray[np.int64]:
+    found = [np.empty(0, np.int64)]
+    async with connection.cursor("living", binary=True) as cursor:
+        await cursor.execute(filled("SELECT chunk_id FROM {passages}", index))
+        while rows := await cursor.fetchmany(_ROWS_AT_ONCE):
+            found.append(np.array(rows, np.int64)[:, 0])
+    return np.concatenate(found)
+
+
+async def _strip(
+    connection: Connection,
+    index: Index,
+    rows: AsyncServerCursor[tuple[int, bytes]],
+    dead: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+) -> None:
+    """Take the dead out of the rows of postings. The fold's lock is held: nobody else changes them."""
+    while some := await rows.fetchmany(_ROWS_AT_ONCE):
+        for row_id, records in await asyncio.to_thread(_without, some, dead):
+            if records:
+                statement = filled("UPDATE {postings} SET records = %s WHERE id = %s", index)
+                await connection.execute(statement, [records, row_id])
+            else:
+                await connection.execute(filled("DELETE FROM {postings} WHERE id = %s", index), [row_id])
+
+
+def _without(
+    rows: Sequence[tuple[int, bytes]], dead: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+) -> list[tuple[int, bytes]]:
+    """The rows that have dead ones, without those."""
+    postings = np.frombuffer(b"".join(records for _, records in rows), POSTING)
+    kept = ~dead(postings["chunk"].astype(np.int64))
+    starts = np.cumsum([0, *(len(records) // POSTING.itemsize for _, records in rows)])
+    return [
+        (row_id, postings[start:end][kept[start:end]].tobytes())
+        for (row_id, _), start, end in zip(rows, starts[:-1], starts[1:], strict=True)
+        if not kept[start:end].all()
+    ]
 
 
 def holdings(index: Index) -> sql.Composed:

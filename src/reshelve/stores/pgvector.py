@@ -177,11 +177,12 @@ class PgvectorStore:
         distance = sql.SQL("(e.embedding {} %b) + 0" if exact else "e.embedding {} %b").format(
             sql.SQL(_OPERATOR[index.metric])
         )
+        # Equal distances have an order too, so that pages fit together: sorted incrementally, as the graph yields them.
         # Where only the vector differs, one plan is good for all, and is kept. With a limit that it cannot know, the
         # server always finds it cheaper to plan anew: a small tenant is searched in another way than a large one.
         most = sql.Placeholder() if values else sql.Literal(limit)
         statement = sql.SQL(
-            "SELECT e.chunk_id, {} AS distance{} FROM {} e {} WHERE {} ORDER BY distance LIMIT {}"
+            "SELECT e.chunk_id, {} AS distance{} FROM {} e {} WHERE {} ORDER BY distance, e.chunk_id LIMIT {}"
         ).format(distance, _AND_PASSAGE if with_passages else sql.SQL(""), _table(index), LIVING, where, most)
         parameters = [_parameter(index, vector), *values, *([limit] if values else [])]
         try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from psycopg import sql
 
+from reshelve.database import arrays
 from reshelve.domain.indexes import Index, Scope
 from reshelve.stores.filters import filter_condition
 from reshelve.stores.protocol import Connection, Passage
@@ -46,7 +48,9 @@ async def living(connection: Connection, index: Index, chunk_ids: Sequence[int],
     """Those of the chunks that live inside the scope."""
     where, values = condition(index, scope)
     statement = sql.SQL(
-        "SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = ANY(%s) AND {}"
+        "SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = ANY(%b::bigint[]) AND {}"
     ).format(where)
-    cursor = await connection.execute(statement, [list(chunk_ids), *values])
+    # Of a million ids a list would take seconds to be written down.
+    asked = arrays.bigints(np.array(chunk_ids, np.int64))
+    cursor = await connection.execute(statement, [asked, *values])
     return {row[0] for row in await cursor.fetchall()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import groupby
 from typing import LiteralString
 
@@ -11,6 +12,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from reshelve.database import arrays
 from reshelve.domain.bm25 import POSTING, Bm25, QueryWord, best_passages
 from reshelve.domain.indexes import Index, Scope
 from reshelve.errors import StoreError
@@ -20,6 +22,8 @@ from reshelve.stores.scope import living
 
 _LOOKED_AT = 100
 """So many of the best are looked at first, for those that live inside the scope."""
+_FEW = 256
+"""Of a word that so many passages have, the dead among them are looked for."""
 _MOST_WORDS = 64
 """Of a longer query the rarest words count: what they find, the commoner ones would only confirm."""
 
@@ -82,7 +86,28 @@ async def _looked_up(
         QueryWord(repeated=repeated, postings=[np.frombuffer(row[2], POSTING) for row in of_word])
         for (_, repeated), of_word in groupby(rows, key=lambda row: (row[0], row[1]))
     ]
+    words = await _without_the_dead(connection, index, words)
     return words, rows[0][3] if rows else 0, rows[0][4] if rows else 0
+
+
+async def _without_the_dead(connection: Connection, index: Index, words: list[QueryWord]) -> list[QueryWord]:
+    """Rare words are worth what their living passages say: a few dead ones would make them look common."""
+    few = [piece["chunk"] for word in words if word.containing <= _FEW for piece in word.postings]
+    if not few:
+        return words
+    statement = filled(
+        "SELECT m FROM unnest(%b::bigint[]) m WHERE NOT EXISTS (SELECT FROM {passages} p WHERE p.chunk_id = m)", index
+    )
+    met = np.unique(np.concatenate(few).astype(np.int64))
+    dead = [row[0] for row in await (await connection.execute(statement, [arrays.bigints(met)])).fetchall()]
+    if not dead:
+        return words
+    return [
+        replace(word, postings=[piece[~np.isin(piece["chunk"], dead)] for piece in word.postings])
+        if word.containing <= _FEW
+        else word
+        for word in words
+    ]
 
 
 async def matching_words(connection: Connection, index: Index, query: str, words: Collection[str]) -> set[str]:
@@ -90,9 +115,11 @@ async def matching_words(connection: Connection, index: Index, query: str, words
     language = index.language if index.has_words else "simple"
     cursor = await connection.execute(
         """
-        SELECT w FROM unnest(%(words)s::text[]) w
-        WHERE tsvector_to_array(to_tsvector(%(language)s::regconfig, w))
-              && tsvector_to_array(to_tsvector(%(language)s::regconfig, %(query)s))
+        WITH asked AS MATERIALIZED (
+            SELECT tsvector_to_array(to_tsvector(%(language)s::regconfig, %(query)s)) AS stems
+        )
+        SELECT w FROM asked, unnest(%(words)s::text[]) w
+        WHERE tsvector_to_array(to_tsvector(%(language)s::regconfig, w)) && stems
         """,
         {"words": list(words), "language": f"pg_catalog.{language}", "query": query},
     )
