@@ -1,1 +1,1 @@
-"""Other people's frameworks, on the client of the service. Each needs an extra: `pip install reshelve[langchain]`."""
+"""Other people's frameworks, on the client of the service. Each needs an extra: `pip install '.[langchain]'`."""

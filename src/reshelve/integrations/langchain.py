@@ -18,7 +18,7 @@ try:
     from langchain_core.vectorstores import VectorStore
 except ImportError as error:
     raise ImportError(
-        "reshelve.integrations.langchain needs langchain-core: pip install 'reshelve[langchain]'"
+        "reshelve.integrations.langchain needs langchain-core: pip install 'langchain-core>=1.0'"
     ) from error
 
 from pydantic import Field, PrivateAttr

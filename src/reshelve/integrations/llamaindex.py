@@ -9,7 +9,7 @@ try:
     from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
 except ImportError as error:
     raise ImportError(
-        "reshelve.integrations.llamaindex needs llama-index-core: pip install 'reshelve[llamaindex]'"
+        "reshelve.integrations.llamaindex needs llama-index-core: pip install 'llama-index-core>=0.14'"
     ) from error
 
 from reshelve.client import AsyncClient, Client, Found, FoundChunk
