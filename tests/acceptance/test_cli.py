@@ -226,6 +226,26 @@ def test_a_folder_of_files_goes_in_and_the_report_names_what_does_not(shop: Shop
     assert (found["document_id"], found["metadata"]) == ("plan.pdf", {"pages": 2})
 
 
+def test_two_files_of_one_id_do_not_overwrite_each_other(shop: Shop) -> None:
+    for folder, animal in (("a", "cats"), ("b", "dogs")):
+        (shop.folder / folder).mkdir()
+        (shop.folder / folder / "README.md").write_text(f"All about {animal}.")
+        (shop.folder / folder / "prices.csv").write_text(f"animal;price\n{animal};3\n")
+        (shop.folder / folder / f"{animal}.md").write_text(f"More about {animal}.")
+    (shop.folder / "a" / "door.txt").write_bytes(b"")
+    (shop.folder / "b" / "door.txt").write_text("The first of this name cannot be read, and takes nothing.")
+    out, _ = shop.run("ingest", "a", "b", "a/README.md", code=4)
+    why = "which is read before it: name the folder that holds both, or rename one, so that their ids differ"
+    refused = [line for line in out.splitlines() if line.startswith("refused: b")]
+    assert refused == [
+        f"refused: b/README.md: it has the same id as a/README.md, {why}",
+        f"refused: b/prices.csv: it has the same id as a/prices.csv, {why}",
+    ]
+    assert "5 added, 0 updated, 1 unchanged, 3 refused" in out, "the same file may be named twice"
+    found = shop.json("search", "about cats", "-k", "5", "--mode", "lexical")["results"]
+    assert {each["document_id"] for each in found} >= {"README.md", "cats.md"}
+
+
 def test_questions_are_answered(shop: Shop) -> None:
     (shop.folder / "door.md").write_text("# The door\n\nThe key hangs behind the blue pot.\n")
     shop.run("ingest", "door.md")

@@ -48,7 +48,8 @@ def ingest(
 
     async def work(session: Session) -> Answer:
         reading = session.settings.reading
-        sources = [(path, _opened(path, format, reading)) for path in paths]
+        taken: dict[str, Path] | None = {} if len(paths) > 1 else None
+        sources = [(path, _opened(path, format, reading, taken)) for path in paths]
         async with session.library(worker=not no_wait) as library:
             with session.progress() as progress:
                 report = await library.ingest(
@@ -61,13 +62,15 @@ def ingest(
     perform(context, work, as_json=as_json, after_ctrl_c=_AGAIN)
 
 
-def _opened(path: Path, format: str | None, settings: ReadingSettings) -> Iterator[Document | DocumentRefused]:
+def _opened(
+    path: Path, format: str | None, settings: ReadingSettings, taken: dict[str, Path] | None
+) -> Iterator[Document | DocumentRefused]:
     """Raises InputError for a path that is not there, before anything is written."""
     from reshelve.corpus.readers import read_documents
 
     if str(path) == "-":
-        return read_documents(Path("/dev/stdin"), format=format or "jsonl", settings=settings)
-    return read_documents(path, format=format, settings=settings)
+        return read_documents(Path("/dev/stdin"), format=format or "jsonl", settings=settings, taken=taken)
+    return read_documents(path, format=format, settings=settings, taken=taken)
 
 
 def _located(
