@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,14 @@ async def test_requests_that_cannot_be_answered(library: reshelve.Library) -> No
     for query, top_k in (("", 10), ("  \n", 10), ("x", 0), ("x", 100_000), ("x\0y", 5), ("x" * 30_000, 5)):
         with pytest.raises(InputError):
             await library.search(query, top_k=top_k)
+    # What the types forbid, and only Python lets through.
+    wrong: list[dict[str, Any]] = [{"mode": "foo"}, {"rerank": "foo"}, {"aggregation": "foo"}, {"top_k": "3"}]
+    for options in [*wrong, {"top_k": 2.5}, {"offset": None}, {"min_score": "a"}, {"query": 5}]:
+        with pytest.raises(InputError):
+            await library.search(**{"query": "x", **options})
+    for asking in (library.ask("x", style="foo"), library.chat("s", "x", user="u", style="foo")):  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match="style"):
+            await asking
     with pytest.raises(NotFoundError):
         await library.search("x", index=99)
     with pytest.raises(NotFoundError, match="no migration"):

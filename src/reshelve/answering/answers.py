@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from reshelve.answering.prompts import prompt
 from reshelve.answering.results import Answered, AnsweredBy, Citation, Delta, Event, Passages, Question
@@ -19,7 +20,7 @@ from reshelve.domain.styles import Style, WordLimits, asks_for_summary, style_of
 from reshelve.errors import AnswerError
 from reshelve.operations.recording import Place
 from reshelve.retrieval.asking import Result
-from reshelve.retrieval.requests import SearchResponse, check_query
+from reshelve.retrieval.requests import SearchResponse, check_choice, check_query
 from reshelve.retrieval.search import search
 from reshelve.settings import AnsweringSettings
 
@@ -43,6 +44,7 @@ async def answer_events(backends: Backends, question: Question) -> AsyncGenerato
     """
     settings = backends.settings.answering
     check_query(question.search.query, question.search.options)
+    check_choice("style", question.style, get_args(Style))
     draft = _Draft(_wanted(question, settings), question)
     reply = local_answer(question.search.query) if settings.local_routing else None
     if reply is not None:

@@ -6,7 +6,7 @@ import secrets
 import time
 from abc import abstractmethod
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import structlog
 
@@ -50,14 +50,16 @@ class Chats(Documents):
         from reshelve.answering.answers import answer_events
         from reshelve.answering.messages import list_messages, recall
         from reshelve.answering.results import Answered, Question
+        from reshelve.domain.styles import Style
         from reshelve.retrieval.asking import Options
-        from reshelve.retrieval.requests import SearchRequest, check_query
+        from reshelve.retrieval.requests import SearchRequest, check_choice, check_query
 
         _check_names(session=session, user=user)
         if self.settings.collection == self.settings.chat.collection:
             said = f"the collection {self.settings.collection!r} holds chats, and is not what they are about"
             raise InputError(said, advice="Name the collection of your documents.")
         check_query(content, Options())
+        check_choice("style", style, get_args(Style))
         last = self.settings.chat.history_messages
         history = await list_messages(self.backends, session, tenant=tenant, user=user, limit=last + 1)
         said_already = bool(history) and (history[-1].role, history[-1].content) == ("user", content)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, get_args
 
 from reshelve.domain.routes import Arm
 from reshelve.errors import InputError
 from reshelve.retrieval.asking import MAX_DEPTH, Mode, Options, Result
 from reshelve.retrieval.cursors import digest
 from reshelve.retrieval.models import Aggregation
+from reshelve.retrieval.reranking import Rerank
 
 MAX_QUERY_CHARACTERS = 20_000
+
+
+def check_choice(name: str, given: object, choices: Sequence[str]) -> None:
+    if given is not None and given not in choices:
+        raise InputError(f"{name} is {given!r:.100}", advice=f"Give one of {', '.join(choices)}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +83,20 @@ class SearchResponse:
         return asdict(self)
 
 
-def check_query(query: str, options: Options) -> None:
+def check_query(query: object, options: Options) -> None:
+    """Also of what only Python lets through: the wrong types, and names that there are not."""
+    if not isinstance(query, str):
+        raise InputError(f"the query is of type {type(query).__name__}", advice="Give a string.")
+    numbers: dict[str, tuple[object, type]] = {
+        "top_k": (options.top_k, Integral),
+        "offset": (options.offset, Integral),
+        "min_score": (0 if options.min_score is None else options.min_score, Real),
+    }
+    for name, (number, kind) in numbers.items():
+        if not isinstance(number, kind):
+            raise InputError(f"{name} is {number!r:.100}", advice=f"Give a number ({kind.__name__.lower()}).")
+    check_choice("mode", options.mode, get_args(Mode))
+    check_choice("rerank", options.rerank, get_args(Rerank))
     if not query.strip():
         raise InputError("the query is empty", advice="Give at least one word.")
     if len(query) > MAX_QUERY_CHARACTERS:

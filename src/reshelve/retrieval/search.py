@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 
@@ -26,8 +26,8 @@ from reshelve.operations.recording import Place
 from reshelve.operations.search_cache import SearchKey
 from reshelve.retrieval.asking import MAX_DEPTH, Answer, Mode, Options, Result, ask
 from reshelve.retrieval.cursors import Cursor, read_cursor
-from reshelve.retrieval.models import ask_models
-from reshelve.retrieval.requests import SearchRequest, SearchResponse, check_query
+from reshelve.retrieval.models import Aggregation, ask_models
+from reshelve.retrieval.requests import SearchRequest, SearchResponse, check_choice, check_query
 from reshelve.retrieval.reranking import Rerank
 from reshelve.retrieval.shadowing import offer_shadow
 from reshelve.settings import RolloutSettings
@@ -40,6 +40,7 @@ _log = structlog.get_logger(__name__)
 async def search(backends: Backends, request: SearchRequest) -> SearchResponse:
     """Raises InputError for an impossible request, NotFoundError for a collection or index that is not there."""
     check_query(request.query, request.options)
+    check_choice("aggregation", request.aggregation, get_args(Aggregation))
     if request.interleave and (request.options.offset or request.cursor is not None):
         raise InputError("an interleaved search has one page", advice="Leave interleave out, or offset and cursor.")
     asked = request if request.cursor is None else _next_page(request)
