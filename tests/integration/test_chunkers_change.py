@@ -84,6 +84,32 @@ async def test_one_chunker_follows_another_under_writes(settings_of: SettingsOf,
         await _assert_cut_as_declared(library)
 
 
+async def test_the_plan_foresees_the_chunks_of_short_and_long_documents(settings_of: SettingsOf) -> None:
+    """Most documents are one line, most of the text is in a few."""
+    lines = [reshelve.Document(external_id=f"line{n}", content=f"row {n} of a table") for n in range(500)]
+    books = [
+        reshelve.Document(external_id=f"book{n}", content=" ".join(f"word{n * k}." for k in range(3000)))
+        for n in range(2, 6)
+    ]
+    async with reshelve.connect(settings_of(HASHING)) as library:
+        await library.ingest([*lines, *books])
+    for size in (100, 30):
+        async with reshelve.connect(settings_of(_chunking(strategy="sentence", chunk_size=size, overlap=0))) as library:
+            plan = await library.plan()
+            await library.apply(cutover=True)
+            await library.cleanup(skip_soak=True)
+            async with library.backends.database.service() as connection:
+                cursor = await connection.execute(
+                    "SELECT count(*), sum(token_count) FILTER (WHERE content NOT LIKE 'row %') FROM chunks"
+                )
+                counted = await cursor.fetchone()
+        assert counted is not None
+        assert plan.rows == pytest.approx(counted[0], rel=0.1)
+        # The lines are cut as before, and keep their vectors.
+        assert plan.reused_rows == pytest.approx(500, rel=0.2)
+        assert plan.tokens == pytest.approx(counted[1], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "shown"),
     [

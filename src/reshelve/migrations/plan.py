@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from reshelve.backends import Backends
 from reshelve.corpus.chunkers import Chunker
 from reshelve.corpus.ingest import as_document
 from reshelve.database import catalog, routes
 from reshelve.database.pools import Connection
+from reshelve.domain.documents import content_hash
 from reshelve.domain.indexes import NO_LANGUAGE, NO_TOKENS, Index, IndexState
 from reshelve.domain.late_interaction import STORED_DIMENSIONS
 from reshelve.domain.migration import Action, Facts, State, foresee
@@ -82,11 +85,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Volume:
-    """`tokens`: of all the rows. The others say what another index of the same chunks has already."""
+    """`tokens` in all `rows`, of which `new_rows` with `new_tokens` have no vector yet.
+
+    The others say what another index of the same chunks has already.
+    """
 
     rows: int
     tokens: int
-    has_vectors: bool = False
+    new_rows: int
+    new_tokens: int
     has_words: bool = False
     has_token_vectors: bool = False
 
@@ -108,7 +115,6 @@ async def make_plan(
         next_index = await catalog.next_index_id(connection)
         built = existing is not None and await backends.stores.of(existing).built(connection, existing)
         registered = await catalog.get_model(connection, serving.model_id)
-    tokens = 0 if volume.has_vectors else volume.tokens
     ready = existing is not None and existing.state is IndexState.READY
     token_vector_bytes = 0 if ready else _token_vector_bytes(declaration, volume)
     steps = tuple(step.percent for step in backends.settings.rollout.steps)
@@ -121,10 +127,10 @@ async def make_plan(
         changes=changes,
         actions=list(foresee(State.PLANNED, facts)) if changes else [],
         rows=volume.rows,
-        reused_rows=volume.rows if volume.has_vectors else 0,
-        tokens=tokens,
-        cost_usd=declaration.model.cost_usd(tokens),
-        embed_seconds=volume.rows / probe if probe else 0.0,
+        reused_rows=volume.rows - volume.new_rows,
+        tokens=volume.new_tokens,
+        cost_usd=declaration.model.cost_usd(volume.new_tokens),
+        embed_seconds=(volume.rows if _makes_token_vectors(declaration, volume) else volume.new_rows) / (probe or 1.0),
         build_seconds=_words_seconds(declaration, volume) + _graph_seconds(declaration, 0 if built else volume.rows),
         disk_bytes=0 if ready else _disk_bytes(declaration, volume),
         token_vector_bytes=token_vector_bytes,
@@ -206,33 +212,57 @@ async def _volume(
     )
     row = await cursor.fetchone()
     assert row is not None
-    return _Volume(rows=row[0], tokens=row[1], has_vectors=row[2], has_words=row[3], has_token_vectors=row[4])
+    return _Volume(
+        rows=row[0],
+        tokens=row[1],
+        new_rows=0 if row[2] else row[0],
+        new_tokens=0 if row[2] else row[1],
+        has_words=row[3],
+        has_token_vectors=row[4],
+    )
 
 
 async def _volume_after_cutting(
     connection: Connection, serving: Index, declaration: Declaration, embedder: Embedder
 ) -> _Volume:
-    """Cut a sample of the documents the new way, and extrapolate by characters."""
+    """Cut a sample of the documents the new way, and extrapolate. Equal pieces keep the vector of the same model.
+
+    Priority sampling (Duffield, Lund and Thorup, 2007): long documents are drawn rather than short ones, and what each
+    stands for makes up for it. Where all are drawn, the sums are exact.
+    """
     cursor = await connection.execute(
-        "SELECT external_id, title, content, format, sections FROM documents WHERE collection_id = %s "
-        "ORDER BY hashint8extended(id, 7) LIMIT %s",
-        (serving.collection_id, _PROBE_DOCUMENTS),
+        """
+        SELECT external_id, title, content, format, sections, size, size / chance AS priority FROM (
+            SELECT *, greatest(length(title) + length(content), 1)::float8 AS size,
+                   ((hashint8extended(id, 7) & 1125899906842623) + 1) / 1125899906842624::float8 AS chance
+            FROM documents WHERE collection_id = %s
+        ) drawn ORDER BY priority DESC LIMIT %s
+        """,
+        (serving.collection_id, _PROBE_DOCUMENTS + 1),
     )
+    drawn = await cursor.fetchall()
+    least = drawn.pop()[-1] if len(drawn) > _PROBE_DOCUMENTS else 0.0
     chunker = Chunker(declaration.chunking, embedder.tokenizer)
-    pieces, tokens, characters = 0, 0, 0
-    for row in await cursor.fetchall():
-        document = as_document(*row)
-        cut = chunker.pieces(document)
-        pieces += len(cut)
-        tokens += sum(piece.token_count for piece in cut)
-        characters += len(document.title) + len(document.content)
+    same_model = declaration.model.fingerprint == serving.model.fingerprint
+    rows, tokens, new_rows, new_tokens = 0.0, 0.0, 0.0, 0.0
+    for *columns, size, _ in drawn:
+        cut = await asyncio.to_thread(chunker.pieces, as_document(*columns))
+        known = await _known(connection, serving, [piece.content for piece in cut]) if same_model else set[UUID]()
+        stands_for = max(1.0, least / size)
+        rows += stands_for * len(cut)
+        tokens += stands_for * sum(piece.token_count for piece in cut)
+        new = [piece for piece in cut if content_hash(piece.content) not in known]
+        new_rows += stands_for * len(new)
+        new_tokens += stands_for * sum(piece.token_count for piece in new)
+    return _Volume(rows=round(rows), tokens=round(tokens), new_rows=round(new_rows), new_tokens=round(new_tokens))
+
+
+async def _known(connection: Connection, index: Index, texts: Sequence[str]) -> set[UUID]:
     cursor = await connection.execute(
-        "SELECT coalesce(sum(length(title) + length(content)), 0) FROM documents WHERE collection_id = %s",
-        (serving.collection_id,),
+        "SELECT DISTINCT content_hash FROM chunks WHERE chunking_id = %s AND content_hash = ANY(%s)",
+        (index.chunking_id, [content_hash(text) for text in texts]),
     )
-    row = await cursor.fetchone()
-    scale = (row[0] if row else 0) / characters if characters else 0.0
-    return _Volume(rows=round(pieces * scale), tokens=round(tokens * scale))
+    return {row[0] for row in await cursor.fetchall()}
 
 
 async def _probe(
@@ -245,9 +275,9 @@ async def _probe(
 ) -> float:
     """Chunks per second through all that has to be made of them, measured on some of the real ones."""
     work: list[Callable[[list[str]], Awaitable[object]]] = []
-    if not volume.has_vectors:
+    if volume.new_rows:
         work.append(embedder.embed_documents)
-    if declaration.token_space != NO_TOKENS and not volume.has_token_vectors:
+    if _makes_token_vectors(declaration, volume):
         work.append((await backends.rerankers.of_space(embedder, declaration.token_space)).token_vectors)
     if not work:
         return 0.0
@@ -264,6 +294,10 @@ async def _probe(
     for make in work:
         await make(texts)
     return len(texts) / (time.perf_counter() - started)
+
+
+def _makes_token_vectors(declaration: Declaration, volume: _Volume) -> bool:
+    return declaration.token_space != NO_TOKENS and not volume.has_token_vectors
 
 
 def _graph_seconds(declaration: Declaration, rows: int) -> float:
@@ -331,7 +365,7 @@ def _risks(declaration: Declaration, serving: Index, volume: _Volume, existing: 
         risks.append(f"index {existing.id} is this already, and was fed all along: only verified again, then switched")
     if declaration.model.fingerprint != serving.model.fingerprint:
         risks.append("scores of the two models are not comparable: thresholds on scores have to be chosen anew")
-    if declaration.model.price_per_million_tokens and not volume.has_vectors:
+    if declaration.model.price_per_million_tokens and volume.new_rows:
         risks.append("while both indexes are fed, every write is embedded twice: once for each model")
     if declaration.token_space != NO_TOKENS and declaration.model.provider == "openai":
         risks.append("token vectors are made on this machine, of every chunk, while the endpoint embeds the texts")
