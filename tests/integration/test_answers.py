@@ -179,6 +179,22 @@ async def test_an_error_is_the_streams_last_event(http: httpx.AsyncClient, endpo
     assert len(endpoint.requests) == asked + 1
 
 
+async def test_a_stream_that_just_ends_is_no_answer(http: httpx.AsyncClient, endpoint: ChatEndpoint) -> None:
+    endpoint.says = ["The key is not behind "]
+    endpoint.finish_reason, endpoint.done = None, False
+    cut = (await http.post(QUERY, json={"query": WHERE})).json()
+    assert (cut["code"], cut["retryable"]) == ("answer_unavailable", True)
+    assert "broke off" in cut["detail"]
+    # One that began nothing is tried again.
+    endpoint.says, asked = [], len(endpoint.requests)
+    assert (await http.post(QUERY, json={"query": WHERE})).json()["code"] == "answer_unavailable"
+    assert len(endpoint.requests) == asked + 2
+    # Either end is enough.
+    endpoint.says = ["[1]"]
+    for endpoint.finish_reason, endpoint.done in ((None, True), ("length", False)):
+        assert (await ask(http))["answer"] == "[1]"
+
+
 async def test_an_answer_has_its_time(asking: Callable[[str], Settings], endpoint: ChatEndpoint) -> None:
     endpoint.says = [Hang()]
     async with served(asking("timeout_seconds = 0.2"), worker=True) as http:

@@ -18,7 +18,9 @@ class ChatEndpoint(EmbeddingEndpoint):
     def __init__(self, *says: str | Hang | Hangup, key: str | None = None) -> None:
         super().__init__(key=key)
         self.says: list[str | Hang | Hangup] = list(says)
-        self.finish_reason = "stop"
+        self.finish_reason: str | None = "stop"
+        self.done = True
+        """Without it and a finish_reason the stream ends in good order, and the answer does not."""
         self.given_up = 0
         """Answers whose client hung up before their end."""
 
@@ -54,7 +56,8 @@ class ChatEndpoint(EmbeddingEndpoint):
             self.given_up += 1
             raise
         yield _chunk({}, finish_reason=self.finish_reason)
-        yield b"data: [DONE]\n\n"
+        if self.done:
+            yield b"data: [DONE]\n\n"
 
 
 def _chunk(delta: dict[str, str], *, finish_reason: str | None = None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,6 +13,10 @@ from reshelve.errors import AnswerError, AnswerRefused, AnswerUnavailable
 if TYPE_CHECKING:
     from openai import AsyncStream
     from openai.types.chat import ChatCompletionChunk
+
+
+_DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")
+_DONE_BYTES = 16
 
 
 class Message(TypedDict):
@@ -50,16 +55,21 @@ class ChatModel:
         """
         attempt = 0
         while True:
-            begun = False
+            begun = ended = False
             fault: PassingFault | None = None
             try:
                 deadline = asyncio.get_running_loop().time() + self.timeout_seconds
                 stream = await self._begin(messages, deadline)
+                watch = _Watch(stream)
                 async with stream:
-                    while (piece := await self._next(stream, deadline)) is not None:
+                    while (chunk := await self._next(stream, deadline)) is not None:
+                        piece, finished = chunk
+                        ended = ended or finished
                         if piece:
                             begun = True
                             yield piece
+                if not (ended or watch.done):
+                    fault = PassingFault("the stream ended before the answer did")
             except _Broken as broken:
                 fault = broken.fault
             if fault is None:
@@ -100,8 +110,8 @@ class ChatModel:
         except APIError as error:
             raise self._translated(error) from error
 
-    async def _next(self, stream: AsyncStream[ChatCompletionChunk], deadline: float) -> str | None:
-        """The next piece, "" for a chunk without one; None at the end."""
+    async def _next(self, stream: AsyncStream[ChatCompletionChunk], deadline: float) -> tuple[str, bool] | None:
+        """The next piece, "" for a chunk without one, and whether the answer ends with it; None at the stream's end."""
         import httpx
         from openai import APIError
 
@@ -117,9 +127,11 @@ class ChatModel:
         if chunk is None:
             return None
         choice = chunk.choices[0] if chunk.choices else None
-        if choice is not None and choice.finish_reason == "content_filter":
+        if choice is None:
+            return "", False
+        if choice.finish_reason == "content_filter":
             raise AnswerRefused(f"{self.base_url} filtered the answer of {self.model}")
-        return (choice.delta.content or "") if choice is not None else ""
+        return choice.delta.content or "", bool(choice.finish_reason)
 
     def _too_late(self) -> _Broken:
         return _Broken(PassingFault(f"no whole answer within {self.timeout_seconds:g} s"))
@@ -146,6 +158,23 @@ class ChatModel:
         return AnswerUnavailable(
             f"{self.base_url} {how} for {self.model}: {fault.reason}{wait}", advice="Ask again later."
         )
+
+
+class _Watch:
+    """Whether the stream says [DONE], which the SDK keeps to itself: some servers end an answer with that alone."""
+
+    def __init__(self, stream: AsyncStream[ChatCompletionChunk]) -> None:
+        self.done = False
+        self._read = stream.response.aiter_bytes
+        stream.response.aiter_bytes = self._bytes
+
+    async def _bytes(self, chunk_size: int | None = None) -> AsyncGenerator[bytes]:
+        last = b""
+        async for part in self._read(chunk_size):
+            last += part
+            self.done = self.done or _DONE.search(last) is not None
+            last = last[-_DONE_BYTES:]
+            yield part
 
 
 class _Broken(Exception):
