@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 import reshelve
 from reshelve.answering import messages
+from reshelve.answering.results import Delta
 from reshelve.api.app import create_app
 from reshelve.domain.chats import message_id, owner_of
 from reshelve.errors import NotFoundError
@@ -171,6 +172,37 @@ async def test_a_chat_rests_on_documents_too(http: httpx.AsyncClient, endpoint: 
         replied = await http.post(f"{SESSIONS}/s1/messages", json=body, headers={"Idempotency-Key": "k"})
         assert replied.json()["answer"] == "Yes."
     assert (await messages_of(http, "s1"))[-3:] == ["user: One?", "user: Two?", "assistant: Yes."]
+
+
+async def test_a_session_that_is_deleted_while_it_is_replied_to_stays_deleted(
+    chatting: Callable[[str], Settings], endpoint: ChatEndpoint
+) -> None:
+    async with reshelve.connect(chatting("")) as library:
+        await library.chat("s1", "Before.", user="ada")
+        endpoint.says = ["It ", "hangs."]
+        kinds: list[str] = []
+        async for event in library.chat_events("s1", "Where is the key?", user="ada"):
+            if "Delta" not in kinds and isinstance(event, Delta):
+                assert await library.delete_chat("s1", user="ada") == 3
+            kinds.append(type(event).__name__)
+        assert kinds[-1] == "Answered"
+        assert await library.chat_sessions(user="ada") == []
+
+
+async def test_a_reply_is_kept_before_its_message_is_deleted_or_not_at_all(chatting: Callable[[str], Settings]) -> None:
+    """Whichever of the two comes first, while both run."""
+    async with reshelve.connect(chatting("")) as library:
+        for number in range(8):
+            chat = asyncio.create_task(library.chat(f"s{number}", "Where is the key?", user="ada"))
+            await until(lambda number=number: _is_begun(library, f"s{number}"))
+            await asyncio.sleep(number * 0.004)
+            await library.delete_chat(f"s{number}", user="ada")
+            await chat
+        assert await library.chat_sessions(user="ada") == []
+
+
+async def _is_begun(library: reshelve.Library, session: str) -> bool:
+    return session in [each.session for each in await library.chat_sessions(user="ada")]
 
 
 async def test_old_messages_are_not_shown_and_then_deleted(

@@ -109,8 +109,13 @@ async def delete_session(backends: Backends, session: str, *, tenant: str, user:
     collection_id = await _collection_id(backends)
     if collection_id is None:
         return 0, None
-    ids = [message.id for message in await list_messages(backends, session, tenant=tenant, user=user)]
-    return await delete(backends.database, ids, collection_id=collection_id, tenant=owner_of(tenant, user))
+    deleted, last = 0, None
+    # A reply that was kept meanwhile is seen the next time; none is kept once its message is gone.
+    while messages := await list_messages(backends, session, tenant=tenant, user=user):
+        ids = [message.id for message in messages]
+        count, xid = await delete(backends.database, ids, collection_id=collection_id, tenant=owner_of(tenant, user))
+        deleted, last = deleted + count, xid or last
+    return deleted, last
 
 
 async def expire(backends: Backends) -> None:

@@ -90,16 +90,17 @@ async def ingest(
     chunker_of: ChunkerOf,
     batch_rows: int = 256,
     on_progress: Callable[[IngestReport], None] | None = None,
+    beside: str | None = None,
 ) -> IngestReport:
     """Take the documents in, each batch in one transaction, in memory that does not grow with their number.
 
     A document that cannot be taken in is in the report, and stops nothing. One that is unchanged writes nothing and
     locks nothing. Of several with one external id the last one stays. Running it again after an interruption goes on.
-    `on_progress` is called after every batch. Raises NotFoundError when the collection does not exist, and
-    DatabaseUnavailable.
+    `on_progress` is called after every batch. Once there is no document of the id `beside`, nothing is written.
+    Raises NotFoundError when the collection does not exist, and DatabaseUnavailable.
     """
     report = IngestReport()
-    writer = _Writer(database, collection_id, tenant, chunker_of, report)
+    writer = _Writer(database, collection_id, tenant, chunker_of, report, beside)
     async for batch in batches_of(documents, rows=batch_rows):
         for refusal, external_id in batch.refused:
             report.refuse(refusal, external_id=external_id)
@@ -116,6 +117,7 @@ class _Writer:
     tenant: str
     chunker_of: ChunkerOf
     report: IngestReport
+    beside: str | None
 
     async def write(self, candidates: Mapping[str, Candidate]) -> None:
         if not candidates:
@@ -182,6 +184,8 @@ class _Writer:
         late: list[RegisteredChunking],
     ) -> _Outcome:
         """Takes everything back, and appends to `late`, when there are live chunkings that nothing was cut for."""
+        if self.beside is not None and not await self._holds(connection, self.beside):
+            return _Outcome()
         written = await write_documents(connection, candidates, collection_id=self.collection_id, tenant=self.tenant)
         if not written:
             return _Outcome()
@@ -205,6 +209,14 @@ class _Writer:
             chunks_removed=chunks_removed,
             xid=await _transaction_id(connection),
         )
+
+    async def _holds(self, connection: Connection, external_id: str) -> bool:
+        """Whether the document is there, which then is not deleted before the transaction has ended."""
+        cursor = await connection.execute(
+            "SELECT FROM documents WHERE collection_id = %s AND tenant = %s AND external_id = %s FOR KEY SHARE",
+            (self.collection_id, self.tenant, external_id),
+        )
+        return await cursor.fetchone() is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

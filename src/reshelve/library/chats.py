@@ -45,7 +45,8 @@ class Chats(Documents):
     ) -> AsyncGenerator[Event]:
         """The same as it comes, as for `ask_events`. Closed early, the message stays and has no reply.
 
-        Said again, a message that has no reply gets one, and is kept once.
+        Said again, a message that has no reply gets one, and is kept once. A reply is not kept where its message was
+        deleted meanwhile.
         """
         from reshelve.answering.answers import answer_events
         from reshelve.answering.messages import list_messages, recall
@@ -63,16 +64,15 @@ class Chats(Documents):
         last = self.settings.chat.history_messages
         history = await list_messages(self.backends, session, tenant=tenant, user=user, limit=last + 1)
         said_already = bool(history) and (history[-1].role, history[-1].content) == ("user", content)
-        if said_already:
-            del history[-1]
+        message = history.pop().id if said_already else None
         history = history[len(history) - min(last, len(history)) :]
         memory: list[Message] = []
         if self.backends.llm is None:
             self._say_once()
         else:
             memory = await recall(self.backends, content, tenant=tenant, user=user, without=history)
-        if not said_already:
-            await self._keep(session, "user", content, tenant=tenant, user=user)
+        if message is None:
+            message = await self._keep(session, "user", content, tenant=tenant, user=user)
         question = Question(
             search=SearchRequest(
                 query=content,
@@ -89,7 +89,7 @@ class Chats(Documents):
         async with aclosing(answer_events(self.backends, question)) as events:
             async for event in events:
                 if isinstance(event, Answered):
-                    await self._keep(session, "assistant", event.answer, tenant=tenant, user=user)
+                    await self._keep(session, "assistant", event.answer, tenant=tenant, user=user, beside=message)
                 yield event
 
     async def chat_sessions(self, *, user: str, tenant: str = "", limit: int = 100) -> list[ChatSession]:
@@ -120,12 +120,28 @@ class Chats(Documents):
             self._feeder.wake()
         return deleted
 
-    async def _keep(self, session: str, role: Role, content: str, *, tenant: str, user: str) -> None:
+    async def _keep(
+        self, session: str, role: Role, content: str, *, tenant: str, user: str, beside: str | None = None
+    ) -> str:
+        """Its id. `beside`: only while this message is there."""
+        from reshelve.corpus.ingest import ingest
+
         id = message_id(session, nanoseconds=time.time_ns(), nonce=secrets.token_hex(4))
         document = Document(external_id=id, content=content, metadata={"role": role, "session": session, "user": user})
-        report = await self._messages.ingest(document, tenant=owner_of(tenant, user), wait=False)
+        messages = self._messages
+        collection_id = await messages._ensure_collection()
+        report = await ingest(
+            self.backends.database,
+            [document],
+            collection_id=collection_id,
+            tenant=owner_of(tenant, user),
+            chunker_of=messages._chunker_of,
+            beside=beside,
+        )
+        await messages._applied(collection_id, report.xid, wait=False)
         if report.refused:
             raise InputError(report.refused[0].reason)
+        return id
 
     @property
     @abstractmethod
