@@ -83,6 +83,13 @@ def test_however_the_pieces_are_cut_the_answer_is_the_same(pieces: list[str]) ->
         assert (answer.cited, answer.dropped) == (whole.cited, whole.dropped)
 
 
+def test_a_mark_of_many_passages_is_checked_in_pieces_too() -> None:
+    mark = f"[{', '.join(str(number) for number in range(1, 101))}]"
+    answer, shown = fed(list(f"All say so {mark}."), passages=20)
+    assert shown == f"All say so {''.join(f'[{number}]' for number in range(1, 21))}."
+    assert (len(answer.cited), answer.dropped) == (20, 80)
+
+
 def test_an_abstention_is_not_shown() -> None:
     answer, shown = fed(["NO", "_ANS", "WER", " The passages are about cats [1]."], passages=1)
     assert (answer.abstained, shown) == (True, "")

@@ -7,7 +7,7 @@ import re
 NO_ANSWER = "NO_ANSWER"
 """What a language model is told to say where the passages do not hold an answer."""
 _MARK = re.compile(r"(\s*)\[\s*(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\s*\]")
-_OPEN = re.compile(r"\s*(?:\[[\d\s,;]{0,60})?$")
+_OPEN = re.compile(r"\s*(?:\[[\d\s,;]{0,600})?$")
 """What may yet become a mark."""
 
 
