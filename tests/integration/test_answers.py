@@ -267,6 +267,14 @@ async def test_without_a_model_the_passages_speak(settings_of: SettingsOf) -> No
         assert (await ask(http, "When is the cat or dog fed?"))["abstained"]
 
 
+async def test_an_extract_may_quote_the_word_for_abstaining(settings_of: SettingsOf) -> None:
+    async with served(settings_of('[rag.embedding]\nmodel = "hashing-256"\n'), worker=True) as http:
+        note = {"id": "rules", "text": "NO_ANSWER is what the model replies where it abstains."}
+        (await http.post("/api/v1/documents", params={"wait": True}, json=[note])).raise_for_status()
+        said = await ask(http, "What does the model reply where it abstains?")
+        assert (said["abstained"], said["answer"]) == (False, f"{note['text']} [1]")
+
+
 async def test_answers_are_counted(http: httpx.AsyncClient, endpoint: ChatEndpoint) -> None:
     await ask(http)
     await ask(http, model="hashing-256")  # the route did not choose: not counted

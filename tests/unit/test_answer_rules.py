@@ -96,6 +96,18 @@ def test_an_abstention_is_not_shown() -> None:
     begins_alike, shown = fed(["NO", " way [1]"], passages=1)
     assert (begins_alike.abstained, shown) == (False, "NO way [1]")
     assert NO_ANSWER == "NO_ANSWER"
+    quoted, shown = fed([" **", "NO_", "ANSWER**"], passages=1)
+    assert (quoted.abstained, shown) == (True, "")
+
+
+def test_what_was_shown_is_no_abstention() -> None:
+    said = "It is blue [1]. NO_ANSWER"
+    for pieces in ([said], ["It is blue [1].", " NO_ANSWER"], list(said)):
+        answer, shown = fed(pieces, passages=1)
+        assert (answer.abstained, shown, answer.text, answer.cited) == (False, said, said, [1])
+    quoting = CheckedAnswer(passages=1, may_abstain=False)
+    shown = quoting.feed("NO_ANSWER is what it says. [1]") + quoting.end()
+    assert (quoting.abstained, shown) == (False, "NO_ANSWER is what it says. [1]")
 
 
 DOOR = ("The door", "The key hangs behind the blue pot [12]. The door is green.")

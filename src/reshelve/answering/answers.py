@@ -56,7 +56,7 @@ async def answer_events(backends: Backends, question: Question) -> AsyncGenerato
     draft.take(await _search(backends, replace(question, search=replace(question.search, options=options))))
     place = await _place(backends, question, draft)
     yield Passages(passages=draft.passages, search_id=draft.found and draft.found.search_id)
-    checked = CheckedAnswer(passages=len(draft.passages))
+    checked = CheckedAnswer(passages=len(draft.passages), may_abstain=backends.llm is not None)
     try:
         async with aclosing(_pieces(backends, draft)) as pieces:
             async for piece in pieces:
