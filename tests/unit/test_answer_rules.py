@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +90,14 @@ def test_a_mark_of_many_passages_is_checked_in_pieces_too() -> None:
     answer, shown = fed(list(f"All say so {mark}."), passages=20)
     assert shown == f"All say so {''.join(f'[{number}]' for number in range(1, 21))}."
     assert (len(answer.cited), answer.dropped) == (20, 80)
+
+
+def test_much_white_space_takes_no_longer() -> None:
+    gap = " " * 200_000
+    began = time.perf_counter()
+    _, shown = fed([f"It{gap}is{gap}[9] blue{gap}[1"], passages=1)
+    assert shown == f"It{gap}is blue{gap}[1"
+    assert time.perf_counter() - began < 2  # it was minutes
 
 
 def test_an_abstention_is_not_shown() -> None:

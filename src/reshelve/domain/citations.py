@@ -6,8 +6,9 @@ import re
 
 NO_ANSWER = "NO_ANSWER"
 """What a language model is told to say where the passages do not hold an answer."""
-_MARK = re.compile(r"(\s*)\[\s*(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\s*\]")
-_OPEN = re.compile(r"\s*(?:\[[\d\s,;]{0,600})?$")
+# White space is looked at from its beginning alone: from each place in it, a long run would take quadratic time.
+_MARK = re.compile(r"((?<!\s)\s*)\[\s*(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\s*\]")
+_OPEN = re.compile(r"(?<!\s)\s*(?:\[[\d\s,;]{0,600})?$")
 """What may yet become a mark."""
 _AROUND = " \t\r\n\"'`*_"
 """What some models put around NO_ANSWER."""
