@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
@@ -12,8 +13,11 @@ import httpx
 import pytest
 
 import reshelve
+from reshelve.answering import answers
 from reshelve.answering.answers import ABSTENTION
 from reshelve.api.app import create_app
+from reshelve.domain import extracts
+from reshelve.domain.extracts import Extract
 from reshelve.errors import SettingsError
 from reshelve.llms.opening import GEMINI_URL, open_llm
 from reshelve.settings import AnsweringSettings, Settings
@@ -265,6 +269,21 @@ async def test_without_a_model_the_passages_speak(settings_of: SettingsOf) -> No
         settings_of('[rag.embedding]\nmodel = "hashing-256"\n[rag.answering]\nmin_support = 1.0')
     ) as http:
         assert (await ask(http, "When is the cat or dog fed?"))["abstained"]
+
+
+async def test_an_extract_is_made_off_the_event_loop(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def extract(*given: Any, **more: Any) -> Extract:
+        threads.append(threading.get_ident())
+        return extracts.extract(*given, **more)
+
+    monkeypatch.setattr(answers, "extract", extract)
+    async with served(settings_of('[rag.embedding]\nmodel = "hashing-256"\n'), worker=True) as http:
+        await fill(http)
+        await ask(http, "When is the cat fed?")
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_an_extract_may_quote_the_word_for_abstaining(settings_of: SettingsOf) -> None:

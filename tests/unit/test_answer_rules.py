@@ -133,6 +133,12 @@ def test_an_extract_is_the_best_sentences_with_their_passages() -> None:
     assert both.cited == (1, 2)
 
 
+def test_an_extract_looks_for_the_first_terms_of_a_long_question() -> None:
+    rest = " ".join(f"word{number}" for number in range(2000))
+    assert extract(f"Where is the key? {rest}", [CAT, DOOR], max_words=25, min_support=0.01).cited == (2,)
+    assert extract(f"{rest} Where is the key?", [CAT, DOOR], max_words=25, min_support=0.0).cited == ()
+
+
 def test_an_extract_abstains_where_no_passage_holds_the_question() -> None:
     assert extract("What is the capital of Peru?", [CAT, DOOR], max_words=25, min_support=0.4).text == ""
     assert extract("Where is the key of Lima's cathedral?", [CAT, DOOR], max_words=25, min_support=0.6).text == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -187,7 +188,9 @@ async def _pieces(backends: Backends, draft: _Draft) -> AsyncGenerator[str]:
     if backends.llm is None:
         parts = [_heading_and_text(passage) for passage in passages]
         support = backends.settings.answering.min_support
-        yield extract(wanted.question, parts, max_words=wanted.max_words, min_support=support).text
+        # Off the event loop: many long passages take a while.
+        said = await asyncio.to_thread(extract, wanted.question, parts, max_words=wanted.max_words, min_support=support)
+        yield said.text
         return
     messages = prompt(
         wanted.question,

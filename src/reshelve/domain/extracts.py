@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 
 _TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 """A word; of scripts that are written without spaces, each character."""
@@ -30,6 +31,8 @@ _COMMON = frozenset(
 _CLOSE, _NEW = 0.5, 0.25
 """Sentences of less than this share of the best one's weight are left out; counting only terms that none had yet."""
 _RANK_DISCOUNT = 0.05
+_MOST_TERMS = 64
+"""Of a question. Looking for sentences takes as many rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ def extract(question: str, passages: Sequence[tuple[str, str]], *, max_words: in
     """The best sentences, each with the number of its passage, in at most `max_words` words.
 
     A passage is its heading, which is looked at but not quoted, and its text. A term of the question weighs more the
-    fewer sentences have it (inverse document frequency). `min_support` is the share of the question's weight, 0 to 1,
-    that one passage must hold for there to be an answer.
+    fewer sentences have it (inverse document frequency); the first 64 count. `min_support` is the share of the
+    question's weight, 0 to 1, that one passage must hold for there to be an answer.
     """
     asked = _asked(question)
     split = [sentences(text) for _, text in passages]
@@ -121,7 +124,8 @@ def terms(text: str) -> list[str]:
 
 def _asked(question: str) -> set[str]:
     words = [word for word in _TERM.findall(question.casefold()) if word not in _COMMON]
-    return set(terms(" ".join(words) if words else question))
+    distinct = dict.fromkeys(terms(" ".join(words) if words else question))
+    return set(islice(distinct, _MOST_TERMS))
 
 
 def _joined(best: Sequence[_Sentence], max_words: int) -> Extract:
