@@ -206,12 +206,17 @@ async def _strip(
 ) -> None:
     """Take the dead out of the rows of postings. The fold's lock is held: nobody else changes them."""
     while some := await rows.fetchmany(_ROWS_AT_ONCE):
-        for row_id, records in await asyncio.to_thread(_without, some, dead):
-            if records:
-                statement = filled("UPDATE {postings} SET records = %s WHERE id = %s", index)
-                await connection.execute(statement, [records, row_id])
-            else:
-                await connection.execute(filled("DELETE FROM {postings} WHERE id = %s", index), [row_id])
+        changed = await asyncio.to_thread(_without, some, dead)
+        empty = [row_id for row_id, records in changed if not records]
+        left = [(row_id, records) for row_id, records in changed if records]
+        if empty:
+            await connection.execute(filled("DELETE FROM {postings} WHERE id = ANY(%s)", index), [empty])
+        if left:
+            statement = (
+                "UPDATE {postings} p SET records = s.records FROM unnest(%s::bigint[], %s::bytea[]) s (id, records) "
+                "WHERE p.id = s.id"
+            )
+            await connection.execute(filled(statement, index), [*map(list, zip(*left, strict=True))])
 
 
 def _without(
