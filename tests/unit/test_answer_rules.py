@@ -139,6 +139,24 @@ def test_an_extract_looks_for_the_first_terms_of_a_long_question() -> None:
     assert extract(f"{rest} Where is the key?", [CAT, DOOR], max_words=25, min_support=0.0).cited == ()
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Summarize what is known about oxygen",
+        "What are the key points about oxygen?",
+        "TL;DR of oxygen",
+        "Sum up all that was said of oxygen",
+    ],
+)
+def test_a_request_for_a_summary_is_not_what_it_is_of(question: str) -> None:
+    oxygen = ("Oxygen", "Oxygen is a gas. Most life needs oxygen.")
+    others = ("Bells", "It is known as Big Ben. The key is lost, so it is said. Points sum up.")
+    found = extract(question, [others, oxygen], max_words=60, min_support=0.4)
+    assert found.text == "Oxygen is a gas. [2] Most life needs oxygen. [2]"
+    known = extract("Where is the known key?", [others, oxygen], max_words=60, min_support=0.4)
+    assert known.cited == (1,)
+
+
 def test_an_extract_abstains_where_no_passage_holds_the_question() -> None:
     assert extract("What is the capital of Peru?", [CAT, DOOR], max_words=25, min_support=0.4).text == ""
     assert extract("Where is the key of Lima's cathedral?", [CAT, DOOR], max_words=25, min_support=0.6).text == ""

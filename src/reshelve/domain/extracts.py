@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 
+from reshelve.domain.styles import without_request
+
 _TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 """A word; of scripts that are written without spaces, each character."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|(?<=[。！？])|\n+")
@@ -123,9 +125,13 @@ def terms(text: str) -> list[str]:
 
 
 def _asked(question: str) -> set[str]:
-    words = [word for word in _TERM.findall(question.casefold()) if word not in _COMMON]
+    words = _telling(without_request(question)) or _telling(question)
     distinct = dict.fromkeys(terms(" ".join(words) if words else question))
     return set(islice(distinct, _MOST_TERMS))
+
+
+def _telling(text: str) -> list[str]:
+    return [word for word in _TERM.findall(text.casefold()) if word not in _COMMON]
 
 
 def _joined(best: Sequence[_Sentence], max_words: int) -> Extract:

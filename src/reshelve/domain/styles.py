@@ -10,6 +10,7 @@ Style = Literal["minimal", "concise", "detailed"]
 _SUMMARY = re.compile(
     r"\b(summar(y|ies|i[sz]e[ds]?|i[sz]ing)|overview|key points|main points|gist|sum up|recap)\b|tl;?dr"
 )
+_WHAT_IS_KNOWN = re.compile(r"\b(what|all|everything)( that)?( is| was| has been|'s)? (known|said|written|told)\b")
 _SHORT = re.compile(r"\b(brief(ly)?|in short|short answer|(one|a|a single) (word|sentence|line)|just the|yes or no)\b")
 _LONG = re.compile(
     r"\b(explain|elaborate|describe|compare|discuss|detail(s|ed)?|in depth|thorough(ly)?|step[ -]by[ -]step|why"
@@ -33,6 +34,12 @@ def style_of(question: str) -> Style:
 
 def asks_for_summary(question: str) -> bool:
     return _SUMMARY.search(question.casefold()) is not None
+
+
+def without_request(question: str) -> str:
+    """The question less the words that ask for a summary, in lower case: what it should be of."""
+    asked = question.casefold()
+    return _WHAT_IS_KNOWN.sub(" ", _SUMMARY.sub(" ", asked)) if _SUMMARY.search(asked) else asked
 
 
 def summary_top_k(top_k: int, *, most: int) -> int:
