@@ -303,19 +303,21 @@ async def _fold_postings(connection: Connection, index: Index, words: Sequence[i
     if not taken:
         return
     of_words, postings, met = await asyncio.to_thread(_joined, taken)
-    cursor = await connection.execute(
-        filled(
-            "SELECT m FROM unnest(%b::bigint[]) m WHERE NOT EXISTS (SELECT FROM {passages} p WHERE p.chunk_id = m)",
-            index,
-        ),
-        [arrays.bigints(met)],
-    )
-    dead = [row[0] for row in await cursor.fetchall()]
+    dead = await gone(connection, index, met)
     rows = await asyncio.to_thread(_rows_of_living, of_words, postings, dead)
     async with connection.cursor() as writing:
         await writing.executemany(
             filled("INSERT INTO {postings} (word, tier, records) VALUES (%s, %s, %b)", index), rows
         )
+
+
+async def gone(connection: Connection, index: Index, chunk_ids: NDArray[np.int64]) -> list[int]:
+    """Those of the chunks whose words are not there any more."""
+    statement = filled(
+        "SELECT m FROM unnest(%b::bigint[]) m WHERE NOT EXISTS (SELECT FROM {passages} p WHERE p.chunk_id = m)", index
+    )
+    cursor = await connection.execute(statement, [arrays.bigints(chunk_ids)])
+    return [row[0] for row in await cursor.fetchall()]
 
 
 def _joined(taken: list[tuple[int, bytes]]) -> tuple[NDArray[np.int64], Postings, NDArray[np.int64]]:

@@ -12,11 +12,10 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from reshelve.database import arrays
 from reshelve.domain.bm25 import POSTING, Bm25, QueryWord, best_passages
 from reshelve.domain.indexes import Index, Scope
 from reshelve.errors import StoreError
-from reshelve.stores.lexical import filled
+from reshelve.stores.lexical import filled, gone
 from reshelve.stores.protocol import Connection, Hit
 from reshelve.stores.scope import living
 
@@ -95,11 +94,7 @@ async def _without_the_dead(connection: Connection, index: Index, words: list[Qu
     few = [piece["chunk"] for word in words if word.containing <= _FEW for piece in word.postings]
     if not few:
         return words
-    statement = filled(
-        "SELECT m FROM unnest(%b::bigint[]) m WHERE NOT EXISTS (SELECT FROM {passages} p WHERE p.chunk_id = m)", index
-    )
-    met = np.unique(np.concatenate(few).astype(np.int64))
-    dead = [row[0] for row in await (await connection.execute(statement, [arrays.bigints(met)])).fetchall()]
+    dead = await gone(connection, index, np.unique(np.concatenate(few).astype(np.int64)))
     if not dead:
         return words
     return [
