@@ -402,3 +402,15 @@ async def test_in_the_place_of_a_chunk_that_goes_away_comes_the_next(
     page = await library.search("alpha", mode="lexical", top_k=10)
     assert len({result.chunk_id for result in page.results} - {first}) == 10
     assert page.next is not None
+
+
+async def test_an_interleaved_search_by_words_leaves_out_the_side_without_words(settings_of: SettingsOf) -> None:
+    async with reshelve.connect(settings_of(HASHING)) as library:
+        await library.ingest([reshelve.Document(external_id=f"d{n}", content=f"key {n}") for n in range(30)])
+    async with reshelve.connect(settings_of(f'{HASHING}[rag.search]\nlanguage = "none"\n')) as library:
+        await library.apply()
+        await library.rollout(50)
+        for user in ("a", "b", "c", "d"):
+            found = await library.search("key", mode="lexical", interleave=True, user=user)
+            assert (len(found.results), found.interleaved) == (10, False)
+        assert (await library.search("key", mode="dense", interleave=True)).interleaved
